@@ -1,0 +1,1 @@
+"""Attacks: each an initial state and a step on per-sample tensors; `robustq.core.evaluation` drives them."""

@@ -1,0 +1,1 @@
+"""Architectures that robustq can build and recognise from a state dict."""

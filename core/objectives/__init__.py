@@ -1,0 +1,1 @@
+"""Training objectives: the loss of one batch, the inner attack included."""

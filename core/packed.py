@@ -1,0 +1,196 @@
+"""Compressed tensors: what a quantizer, pruner or structure makes of one weight, before it is turned into bytes.
+
+Each kind knows the dense float32 weight it stands for (`dense`), which is exactly what is evaluated and attacked.
+How codes become bytes is `encodings.py`; how files are laid out is `checkpoint.py` and docs/format.md.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from . import encodings
+from .errors import InputFileError
+
+
+class Packed(Protocol):
+    """One compressed weight."""
+
+    scheme: ClassVar[str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the dense weight."""
+        ...
+
+    @property
+    def zeros(self) -> int:
+        """How many entries of the dense weight are exactly zero."""
+        ...
+
+    def dense(self) -> Tensor:
+        """The float32 weight of `shape` that this stands for."""
+        ...
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(header, payload): JSON facts about the tensor, and the named tensors that are stored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Low-bit codes times a scale: `dense = codes * scale`, one scale per group of a row.
+
+    codes  int8, the weight's shape, values in [-levels, levels]; binary has no 0
+    scale  float16 or float32 (rows, groups), >= 0; rows is 1 for one scale a layer, else the weight's first axis
+    levels M >= 1: 1 for binary and ternary, 7 for "4-bit" (15 symmetric levels)
+    binary True if the alphabet is {-1, +1}
+    """
+
+    scheme: ClassVar[str] = "quantized"
+    codes: Tensor
+    scale: Tensor
+    levels: int
+    binary: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.codes.shape)
+
+    @property
+    def zeros(self) -> int:
+        # A scale that vanished makes its whole group zero, whatever the codes are.
+        return int((self.dense() == 0).sum())
+
+    def dense(self) -> Tensor:
+        rows, groups = self.scale.shape
+        width = -(-(self.codes.numel() // rows) // groups)
+        flat = self.codes.reshape(rows, -1).float()
+        scale = self.scale.float().repeat_interleave(width, dim=1)[:, : flat.shape[1]]
+        return (flat * scale).reshape(self.shape)
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        header, payload = encodings.pack_codes(self.codes, self.levels, self.binary)
+        return {"levels": self.levels, "binary": self.binary, **header}, {**payload, "scale": self.scale}
+
+    @classmethod
+    def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Quantized":
+        codes = encodings.unpack_codes(header, payload, math.prod(shape)).reshape(shape)
+        return cls(codes, payload["scale"], int(header["levels"]), bool(header["binary"]))
+
+
+@dataclass(frozen=True)
+class Circulant:
+    """Block-circulant weight: only the first column of every block is stored.
+
+    vectors float16 or float32 (positions, p, q, block): position is the place in a convolution kernel (1 for linear);
+            block (i, j) of the (out, in) matrix is C[r, s] = vectors[., i, j, (r - s) mod block]
+    """
+
+    scheme: ClassVar[str] = "circulant"
+    vectors: Tensor
+    full_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.full_shape
+
+    @property
+    def zeros(self) -> int:
+        return int((self.dense() == 0).sum())
+
+    def dense(self) -> Tensor:
+        from .structures.circulant import expand
+
+        return expand(self.vectors.float(), self.full_shape)
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"block": self.vectors.shape[-1]}, {"vectors": self.vectors}
+
+    @classmethod
+    def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Circulant":
+        return cls(payload["vectors"], shape)
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A pruned float weight: a bitmap of what is kept and the kept values in order.
+
+    values float16 or float32 (kept,); mask bool, the weight's shape
+    """
+
+    scheme: ClassVar[str] = "sparse"
+    values: Tensor
+    mask: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.mask.shape)
+
+    @property
+    def zeros(self) -> int:
+        return int((self.dense() == 0).sum())
+
+    def dense(self) -> Tensor:
+        out = torch.zeros(self.shape)
+        out[self.mask] = self.values.float()
+        return out
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"encoding": "bitmap"}, {"values": self.values, "mask": encodings.pack_bits(self.mask)}
+
+    @classmethod
+    def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Sparse":
+        mask = encodings.unpack_bits(payload["mask"], math.prod(shape)).reshape(shape)
+        if int(mask.sum()) != payload["values"].numel():
+            raise InputFileError(
+                f"the bitmap keeps {int(mask.sum())} weights, but {payload['values'].numel()} values are stored."
+            )
+        return cls(payload["values"], mask)
+
+
+@dataclass(frozen=True)
+class Half:
+    """A weight kept in floating point, stored as float16 (the first and last layers of a quantized model).
+
+    values float16 of the weight's shape (float32 where float16 would overflow)
+    """
+
+    scheme: ClassVar[str] = "half"
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    @property
+    def zeros(self) -> int:
+        return int((self.values == 0).sum())
+
+    def dense(self) -> Tensor:
+        return self.values.float()
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {}, {"values": self.values}
+
+    @classmethod
+    def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Half":
+        return cls(payload["values"].reshape(shape))
+
+
+SCHEMES: dict[str, type[Any]] = {kind.scheme: kind for kind in (Quantized, Circulant, Sparse, Half)}
+
+
+def short_float(values: Tensor) -> Tensor:
+    """float32 -> float16 where every non-zero value stays normal there, else float32 (scales must not vanish)."""
+    size = values.abs()
+    fits = bool(((size == 0) | ((size >= 2.0**-14) & (size <= 65504))).all())
+    return values.to(torch.float16) if fits else values.to(torch.float32)
+
+
+def half_float(values: Tensor) -> Tensor:
+    """float32 -> float16, float32 kept only where a value would overflow (small weights may lose digits)."""
+    return values.to(torch.float16) if bool((values.abs() <= 65504).all()) else values.to(torch.float32)

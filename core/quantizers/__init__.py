@@ -1,0 +1,1 @@
+"""Quantizers: low-bit codes times a scale."""

@@ -1,0 +1,219 @@
+"""A Recipe describes a whole run: from a TOML file, `--set section.key=value`, or flags (the later wins).
+
+    [model]                      [train]               [[compress]]
+    arch = "resnet"              epochs = 10           name = "binary-relax"
+    args = { depth = 8 }         lr = 0.1              bits = 2
+    [data]                       [objective]           [attack]
+    name = "fashion-mnist"       name = "trade-off"    name = "pgd"
+                                 beta = 8              eps = "0.1"
+
+The resolved recipe is stored in the report and in the compressed file, so any result can be run again.
+"""
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import InputFileError, OptionError
+from .option import convert
+from .registry import suggest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method by name, with the options that were given."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """`NAME[:key=value,...]` as `--compress` and `--arch-arg` take it."""
+        name, _, rest = text.partition(":")
+        return cls(name.strip(), pairs(rest.split(",") if rest else []))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPart:
+    """Which network, how it is built, and the normalisation inside it."""
+
+    init: str | None = None  # checkpoint to start from
+    arch: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPart:
+    """Which images."""
+
+    name: str | None = None  # a registered name or a path
+    split: str | None = None
+    dir: str | None = None
+    range: float | None = None  # what stored values are divided by
+    limit: int | None = None
+    augment: str | None = None  # none, flip, crop, crop+flip; per data set when not given
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPart:
+    """The training loop's own settings."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    schedule: str = "cosine"  # cosine, step, constant
+    warmup: float = 0.0  # share of the run with a linearly rising rate
+    drops: tuple[float, ...] = (0.5, 0.75)  # for schedule=step: progress at which the rate falls tenfold
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    validation: int = 2000  # images taken from the training part for choosing the checkpoint
+    validation_attack_limit: int = 500  # of these, how many are attacked after each epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPart:
+    """Where and how a run is executed."""
+
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    batch_size: int | None = None  # of evaluation; None chooses one that fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A resolved description of one run."""
+
+    model: ModelPart = field(default_factory=ModelPart)
+    data: DataPart = field(default_factory=DataPart)
+    train: TrainPart = field(default_factory=TrainPart)
+    run: RunPart = field(default_factory=RunPart)
+    objective: Spec | None = None
+    attack: tuple[Spec, ...] = ()
+    compress: tuple[Spec, ...] = ()
+    keep_fp: tuple[str, ...] = ("first", "last")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Recipe":
+        """A recipe from a TOML file."""
+        try:
+            with open(path, "rb") as file:
+                return cls.from_dict(tomllib.load(file), str(path))
+        except OSError as error:
+            raise InputFileError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputFileError(f"{path}: not a TOML file: {error}.") from None
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], where: str = "recipe") -> "Recipe":
+        """A recipe from nested plain values, as TOML and reports hold them."""
+        hints = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for section, content in given.items():
+            if section not in hints:
+                raise OptionError(f"{where}: there is no section [{section}].", suggest(section, list(hints)))
+            values[section] = _section(hints[section], content, f"{where}: {section}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same recipe back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def with_values(self, assignments: Iterable[str]) -> "Recipe":
+        """A copy with `section.key=value` assignments made; lists take an index: `compress.0.bits=2`."""
+        content = self.to_dict()
+        for text in assignments:
+            place, equals, value = text.partition("=")
+            if not equals or "." not in place:
+                raise OptionError(f"--set {text}: not an assignment.", "Write --set section.key=value.")
+            _assign(content, place.split("."), value, f"--set {text}")
+        return Recipe.from_dict({k: v for k, v in content.items() if v is not None}, "--set")
+
+    def replace(self, section: str, **changes: Any) -> "Recipe":
+        """A copy with the given entries of one section changed; None leaves an entry as it is."""
+        given = {k: v for k, v in changes.items() if v is not None}
+        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **given)})
+
+
+def pairs(assignments: Iterable[str]) -> dict[str, Any]:
+    """["k=v", ...] -> {"k": "v"}; values stay text until a method's field says what they are."""
+    result: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"{text!r} is not an assignment.", "Write key=value.")
+        result[key.strip().replace("-", "_")] = value.strip()
+    return result
+
+
+def _section(hint: Any, content: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and hint is not Spec:
+        return _part(hint, content, where)
+    if hint == tuple[str, ...]:
+        return convert(hint, content, where)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_spec(item, where) for item in (content if isinstance(content, list) else [content]))
+    return None if content is None else _spec(content, where)
+
+
+def _part(cls: Any, content: Any, where: str) -> Any:
+    if not isinstance(content, Mapping):
+        raise OptionError(f"{where} is {content!r}, not a table of entries.")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in hints:
+            raise OptionError(f"{where} has no entry {key!r}.", suggest(key, list(hints)))
+        values[key] = dict(value) if isinstance(value, Mapping) else convert(hints[key], value, f"{where}.{key}")
+    return cls(**values)
+
+
+def _spec(content: Any, where: str) -> Spec:
+    if isinstance(content, str):
+        return Spec.parse(content)
+    if not isinstance(content, Mapping) or not isinstance(content.get("name"), str):
+        raise OptionError(f"{where} needs a name.", 'Write name = "..." in it; `robustq methods` lists the names.')
+    return Spec(content["name"], {k: v for k, v in content.items() if k != "name"})
+
+
+def _assign(content: Any, path: list[str], value: str, where: str) -> None:
+    for step in path[:-1]:
+        content = content[_index(content, step, where)] if isinstance(content, list) else content.get(step)
+        if content is None:
+            raise OptionError(f"{where}: there is no {step!r} to set an entry of.")
+    if isinstance(content, list):  # a key of all methods of the list
+        for item in content:
+            item[path[-1]] = value
+    else:
+        content[path[-1]] = value
+
+
+def _index(content: list[Any], step: str, where: str) -> int:
+    if not step.isdigit() or int(step) >= len(content):
+        raise OptionError(f"{where}: {step!r} is not a place in a list of {len(content)}.")
+    return int(step)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,99 @@
+"""The one table of names: kind -> name -> "module:Class", imported only when asked for.
+
+A new method is one file, one line here and one row in its test table. `robustq methods` and the documentation's
+tables are generated from this.
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import OptionError, UnknownNameError
+from .option import Method, build
+
+TABLE: dict[str, dict[str, str]] = {
+    "attack": {
+        "fgsm": "attacks.fgsm:Fgsm",
+        "ifgsm": "attacks.pgd:Ifgsm",
+        "pgd": "attacks.pgd:Pgd",
+    },
+    "objective": {
+        "natural": "objectives.natural:Natural",
+        "pgd-at": "objectives.pgd_at:PgdAt",
+        "trade-off": "objectives.tradeoff:TradeOff",
+    },
+    "quantizer": {
+        "projection": "quantizers.data_free:Projection",
+        "binary-relax": "quantizers.binary_relax:BinaryRelax",
+    },
+    "pruner": {
+        "magnitude": "pruners.magnitude:Magnitude",
+    },
+    "structure": {
+        "circulant": "structures.circulant:Circulant",
+    },
+    "model": {
+        "lenet": "models.lenet:LeNet",
+        "resnet": "models.resnet:ResNet",
+        "vgg": "models.vgg:Vgg",
+        "enresnet": "models.enresnet:EnResNet",
+    },
+    "dataset": {
+        "fashion-mini": "datasets.bundled:FashionMini",
+        "fashion-mnist": "datasets.idx:FashionMnist",
+        "mnist": "datasets.idx:Mnist",
+        "digits": "datasets.digits:Digits",
+        "cifar10": "datasets.cifar:Cifar10",
+        "cifar100": "datasets.cifar:Cifar100",
+    },
+    "exporter": {
+        "onnx": "exporters.onnx:Onnx",
+        "safetensors": "exporters.safetensors:Safetensors",
+        "state-dict": "exporters.state_dict:StateDict",
+    },
+}
+COMPRESSORS = ("quantizer", "pruner", "structure")  # the kinds that `--method` and `--compress` choose from
+
+
+def kinds() -> list[str]:
+    """The kinds of method there are."""
+    return list(TABLE)
+
+
+def names(*kinds: str) -> list[str]:
+    """The names of all methods of the given kinds, in the order of the table."""
+    return [name for kind in kinds for name in TABLE[kind]]
+
+
+def find(name: str, *kinds: str) -> type[Any]:
+    """The class behind a name; UnknownNameError with "did you mean" where there is none."""
+    for kind in kinds:
+        if name in TABLE[kind]:
+            module, _, attribute = TABLE[kind][name].partition(":")
+            return getattr(importlib.import_module(f".{module}", __package__), attribute)
+    raise UnknownNameError(f"There is no {kinds[0]} named {name!r}.", suggest(name, names(*kinds)))
+
+
+def create(name: str, options: Mapping[str, Any], *kinds: str) -> Any:
+    """The method of that name with these options (text is converted and checked)."""
+    try:
+        return build(find(name, *kinds), options)
+    except OptionError as error:
+        raise type(error)(f"{kinds[0]} {name}: {error.problem}", error.remedy) from None
+
+
+def name_of(method: Method) -> str:
+    """The registered name of a method object."""
+    target = f"{type(method).__module__.removeprefix(f'{__package__}.')}:{type(method).__name__}"
+    for table in TABLE.values():
+        for name, place in table.items():
+            if place == target:
+                return name
+    return type(method).__name__
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """A "did you mean" sentence, or the list of what there is."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."

@@ -1,0 +1,1 @@
+"""Structured weights: fewer parameters by construction."""
