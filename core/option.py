@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Mapping
 from fractions import Fraction
+from math import inf
 from typing import Any, ClassVar, TypeVar
 
 from .errors import OptionError
@@ -99,7 +100,8 @@ def number(value: Any, what: str) -> float:
     try:
         result = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) and "/" in value else float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-        raise OptionError(f"{what}: {value!r} is not a number.", "Write a decimal or a fraction: 0.03 or 8/255.") from None
+        remedy = "Write a decimal or a fraction: 0.03 or 8/255."
+        raise OptionError(f"{what}: {value!r} is not a number.", remedy) from None
     if result != result or result in (float("inf"), float("-inf")):
         raise OptionError(f"{what}: {value!r} is not a finite number.")
     return result
@@ -153,10 +155,10 @@ def _check(owner: str, field: dataclasses.Field[Any], value: Any) -> None:
         raise OptionError(
             f"{owner}: {field.name} is {value!r}.", f"It can be one of: {', '.join(str(c) for c in choices)}."
         )
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or (low is not None and value < low) or (high is not None and value > high):
-            span = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
-            raise OptionError(f"{owner}: {field.name} is {value!r}, outside {span}.")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and not (-inf if low is None else low) <= value <= (inf if high is None else high):
+        span = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
+        raise OptionError(f"{owner}: {field.name} is {value!r}, outside {span}.")
 
 
 def _plain(value: Any) -> Any:

@@ -100,6 +100,7 @@ def environment() -> dict[str, Any]:
     }
     if "torch" in sys.modules:
         import torch
+
         from robustq.kernels import status
 
         result |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "kernels": status()}
