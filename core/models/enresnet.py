@@ -1,0 +1,138 @@
+"""EnResNet: an ensemble of residual networks with Gaussian noise after every block, in training and in testing.
+
+The noisy residual network is a step of the stochastic flow whose Feynman-Kac average solves the transport equation
+with added viscosity; the ensemble is the Monte-Carlo average (Wang et al. 2019, eqs. 8-11).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import OptionError
+from ..option import option
+from .model import Model, Shapes, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnResNet(Model):
+    """En_N ResNet-d: N pre-activation ResNets with noise `a * std(block output)`, logits averaged, trained jointly."""
+
+    SOURCE = "Wang, Yuan, Shi, Osher 2019 (arXiv 1811.10745)"
+    depth: int = option(20, "layers of each member, 6n + 2", low=8)
+    members: int = option(1, "number of networks N", low=1)
+    width: int = option(16, "channels of the first stage", low=1)
+    noise: float = option(0.1, "noise coefficient a, in standard deviations of the block's output", low=0)
+    noise_std: str = option(
+        "sample",
+        "over what the standard deviation is taken; `batch` replicates the released code, where the other images of"
+        " the batch change a prediction",
+        choices=("sample", "batch"),
+    )
+    stem_stride: int = option(1, "stride of the first convolution", low=1)
+    channels: int = option(3, "channels of the images", low=1)
+    classes: int = option(10, "number of classes", low=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.depth - 2) % 6:
+            raise OptionError(f"EnResNet: depth is {self.depth}, not 6n + 2.", "Use 8, 14, 20, 38, 56 or 110.")
+
+    def build(self) -> nn.Module:
+        return EnResNetModule(self)
+
+    @classmethod
+    def match(cls, shapes: Shapes) -> dict[str, Any] | None:
+        members = count(shapes, "members.{}.conv1.weight")
+        n = count(shapes, "members.0.layer1.{}.conv1.weight")
+        if not members or not n or "members.0.linear.weight" not in shapes:
+            return None
+        width, channels = shapes["members.0.conv1.weight"][:2]
+        classes = shapes["members.0.linear.weight"][0]
+        return {"depth": 6 * n + 2, "members": members, "width": width, "channels": channels, "classes": classes}
+
+
+class EnResNetModule(nn.Module):
+    """x (n, channels, h, w) -> mean of the members' logits (n, classes)."""
+
+    def __init__(self, options: EnResNet) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(_Member(options) for _ in range(options.members))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+class Noise(nn.Module):
+    """x -> x + a * std(x) * N(0, 1); gradients flow through the standard deviation.
+
+    `generator` is where draws come from: torch's default one until `seed_noise` sets it.
+    """
+
+    generator: torch.Generator | None = None
+
+    def __init__(self, a: float, over: str) -> None:
+        super().__init__()
+        self.a, self.over = a, over
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.a == 0:
+            return x
+        std = x.std() if self.over == "batch" else x.flatten(1).std(1).view(-1, *[1] * (x.ndim - 1))
+        xi = torch.empty_like(x).normal_(generator=self.generator)
+        return x + self.a * std * xi
+
+
+def seed_noise(net: nn.Module, generator: torch.Generator | None) -> bool:
+    """Make every noise layer of a network draw from this generator; returns whether it has any that is on."""
+    layers = [m for m in net.modules() if isinstance(m, Noise)]
+    for layer in layers:
+        layer.generator = generator
+    return any(layer.a > 0 for layer in layers)
+
+
+class _Member(nn.Module):
+    def __init__(self, options: EnResNet) -> None:
+        super().__init__()
+        n, w = (options.depth - 2) // 6, options.width
+        self.conv1 = nn.Conv2d(options.channels, w, 3, stride=options.stem_stride, padding=1, bias=False)
+        self.layer1 = self._stage(n, w, w, 1, options)
+        self.layer2 = self._stage(n, w, 2 * w, 2, options)
+        self.layer3 = self._stage(n, 2 * w, 4 * w, 2, options)
+        self.bn = nn.BatchNorm2d(4 * w)
+        self.linear = nn.Linear(4 * w, options.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(n: int, inputs: int, outputs: int, stride: int, options: EnResNet) -> nn.Sequential:
+        blocks = [_Block(inputs, outputs, stride, options)]
+        return nn.Sequential(*blocks, *[_Block(outputs, outputs, 1, options) for _ in range(n - 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.linear(F.relu(self.bn(x)).mean((2, 3)))
+
+
+class _Block(nn.Module):
+    """Pre-activation basic block, its shortcut a 1x1 convolution without batch norm, noise after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, options: EnResNet) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        self.noise = Noise(options.noise, options.noise_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = F.relu(self.bn1(x))
+        skip = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(pre)
+        out = self.conv2(F.relu(self.bn2(self.conv1(pre))))
+        return self.noise(out + skip)
