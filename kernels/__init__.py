@@ -1,6 +1,30 @@
-"""Kernels: op schemas, reference implementations and native code."""
+"""Kernels: op schemas, reference implementations and native code.
+
+    from robustq.kernels import status, pack_model, PackedLinear, PackedConv2d
+
+torch is imported only when something that needs it is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .backend import status
+
+if TYPE_CHECKING:
+    from .modules import PackedConv2d, PackedLinear, pack_model
+    from .ops import ternary_dense, ternary_linear
+
+__all__ = ["PackedConv2d", "PackedLinear", "pack_model", "status", "ternary_dense", "ternary_linear"]
+HOMES = {
+    "PackedConv2d": ".modules",
+    "PackedLinear": ".modules",
+    "pack_model": ".modules",
+    "ternary_dense": ".ops",
+    "ternary_linear": ".ops",
+}
 
 
-def status() -> dict[str, object]:
-    """Which kernels are native, which are not and why."""
-    return {"native": False, "reason": "not built"}
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES[name], __package__), name)

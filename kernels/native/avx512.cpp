@@ -1,0 +1,81 @@
+// AVX-512: 16 outputs a register. vpermilps looks a two-bit code up in {0, 1, NaN, -1} and ignores the higher bits, so
+// decoding is one shift and one shuffle for 16 weights, shared by all rows of the tile.
+#include <immintrin.h>
+
+#include "kernel.h"
+
+namespace robustq {
+namespace {
+
+inline __m512 values() {
+  const float nan = __builtin_nanf("");
+  return _mm512_broadcast_f32x4(_mm_setr_ps(0.0f, 1.0f, nan, -1.0f));
+}
+
+template <int R, int B>
+void tile(const Tile& t) {
+  const __m512 table = values();
+  __m512 acc[R][B];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) acc[r][b] = _mm512_setzero_ps();
+  for (int64_t w = t.first / kLanes; w * kLanes < t.last; ++w) {
+    const int64_t k0 = w * kLanes;
+    const int begin = t.first > k0 ? int(t.first - k0) : 0;
+    const int end = t.last - k0 < kLanes ? int(t.last - k0) : kLanes;
+    const __m128i skip = _mm_cvtsi32_si128(2 * begin);
+    __m512i word[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b)
+      word[b] = _mm512_srl_epi32(_mm512_loadu_si512(t.words + b * t.block_stride + k0), skip);
+    const float* x = t.x + k0;
+#pragma GCC unroll 2
+    for (int f = begin; f < end; ++f) {
+      __m512 value[B];
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) {
+        value[b] = _mm512_permutevar_ps(table, word[b]);
+        word[b] = _mm512_srli_epi32(word[b], 2);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const __m512 xr = _mm512_set1_ps(x[r * t.ldx + f]);
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) acc[r][b] = _mm512_fmadd_ps(value[b], xr, acc[r][b]);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) _mm512_storeu_ps(t.sum + (r * B + b) * kLanes, acc[r][b]);
+}
+
+// One word holds 16 columns of one row: the lanes shift it by 0, 2, ... 30 bits.
+void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, float* out) {
+  const __m512 table = _mm512_mul_ps(values(), _mm512_set1_ps(scale));
+  const __m512i shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  for (int64_t k = first; k < last;) {
+    const int skip = int(k % kLanes);
+    const int64_t left = last - k;
+    const int count = left < kLanes - skip ? int(left) : kLanes - skip;
+    const uint32_t word = words[k - skip] >> (2 * skip);
+    const __m512i codes = _mm512_srlv_epi32(_mm512_set1_epi32(int(word)), shifts);
+    _mm512_mask_storeu_ps(out + (k - first), __mmask16((1u << count) - 1), _mm512_permutevar_ps(table, codes));
+    k += count;
+  }
+}
+
+}  // namespace
+
+#define ROW2(R) {tile<R, 1>, tile<R, 2>}
+#define ROW4(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>}
+#define ROW8(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>, tile<R, 8>}
+const Isa avx512_isa = {"avx512",
+                        12,
+                        {{}, ROW8(1), ROW8(2), ROW4(3), ROW4(4), ROW4(5), ROW4(6), ROW2(7), ROW2(8), ROW2(9), ROW2(10),
+                         ROW2(11), ROW2(12)},
+                        dense_row};
+
+}  // namespace robustq

@@ -1,0 +1,56 @@
+// What an instruction set offers to the driver in linear.cpp. Declarations only: see CMakeLists.txt.
+//
+// Packed ternary matrix, out x in (../reference.py is the specification): 32-bit words [out/16][in/16][16], both counts
+// rounded up; word (b, w, lane) holds the codes of row 16 b + lane, columns 16 w ... 16 w + 15, two bits each, the first
+// column in the lowest bits; two's complement: 00 = 0, 01 = +1, 11 = -1; 10 is never written and reads as NaN.
+#pragma once
+#include <cstdint>
+
+namespace robustq {
+
+constexpr int kLanes = 16;      // rows of a block and columns of a word
+constexpr int kMaxRows = 12;    // rows of x in a tile
+constexpr int kMaxBlocks = 8;   // blocks of 16 outputs in a tile
+constexpr int kMaxSums = 24 * kLanes;  // rows x blocks is at most 24: the registers of AVX-512 less eight
+
+struct Tile {
+  const float* x;           // rows x columns, x[r * ldx + k]; only columns first ... last - 1 are read
+  int64_t ldx;
+  const uint32_t* words;    // the tile's first block, at the word that holds column 0 of x
+  int64_t block_stride;     // words from one block to the next
+  int64_t first, last;      // columns to sum over, counted from column 0 of x
+  float* sum;               // rows x (16 blocks), overwritten: sum[r * 16 * blocks + 16 * b + lane]
+};
+using TileFn = void (*)(const Tile&);
+
+struct Isa {
+  const char* name;
+  int max_rows;   // <= kMaxRows
+  // tile[r][i]: the kernel for r rows and 2^i blocks, null where the registers do not suffice (never for one block)
+  TileFn tile[kMaxRows + 1][4];
+  // out[k - first] = scale * code of one row, for columns first ... last - 1; word w of the row is words[16 * w]
+  void (*dense)(const uint32_t* words, int64_t first, int64_t last, float scale, float* out);
+};
+
+extern const Isa scalar_isa;
+extern const Isa avx2_isa;
+extern const Isa avx512_isa;
+
+// dispatch.cpp
+int isa_count();                      // how many this processor can run
+const Isa& isa_at(int index);         // slowest first
+const Isa& isa_current();
+bool isa_use(const char* name);       // false: not compiled in, or not offered by this processor
+
+// linear.cpp
+struct Matrix {
+  const uint32_t* words;
+  const float* scale;       // (scale_rows, groups); scale_rows is 1 or out; a group is ceil(in / groups) columns
+  int64_t scale_rows, groups, out, in;
+};
+// y (rows, out) = x (rows, in) W^T + bias; bias may be null
+void linear(const Matrix& w, const float* x, int64_t rows, const float* bias, float* y, int threads);
+// dense (out, in) = codes * scale
+void dense(const Matrix& w, float* out);
+
+}  // namespace robustq

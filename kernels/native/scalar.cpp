@@ -1,0 +1,39 @@
+// Plain C++: any processor. A word is decoded once and used for every row of the tile.
+#include "kernel.h"
+
+namespace robustq {
+namespace {
+
+const float kValue[4] = {0.0f, 1.0f, __builtin_nanf(""), -1.0f};
+
+template <int R>
+void tile(const Tile& t) {
+  float acc[R][kLanes] = {};
+  for (int64_t w = t.first / kLanes; w * kLanes < t.last; ++w) {
+    const uint32_t* word = t.words + w * kLanes;
+    const int64_t k0 = w * kLanes;
+    const int begin = t.first > k0 ? int(t.first - k0) : 0;
+    const int end = t.last - k0 < kLanes ? int(t.last - k0) : kLanes;
+    for (int f = begin; f < end; ++f) {
+      float value[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) value[lane] = kValue[word[lane] >> (2 * f) & 3];
+      for (int r = 0; r < R; ++r) {
+        const float x = t.x[r * t.ldx + k0 + f];
+        for (int lane = 0; lane < kLanes; ++lane) acc[r][lane] += value[lane] * x;
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int lane = 0; lane < kLanes; ++lane) t.sum[r * kLanes + lane] = acc[r][lane];
+}
+
+void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, float* out) {
+  for (int64_t k = first; k < last; ++k)
+    out[k - first] = scale * kValue[words[k / kLanes * kLanes] >> (2 * (k % kLanes)) & 3];
+}
+
+}  // namespace
+
+const Isa scalar_isa = {"scalar", 4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row};
+
+}  // namespace robustq
