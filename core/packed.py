@@ -78,8 +78,19 @@ class Quantized:
 
     @classmethod
     def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Quantized":
-        codes = encodings.unpack_codes(header, payload, math.prod(shape)).reshape(shape)
-        return cls(codes, payload["scale"], int(header["levels"]), bool(header["binary"]))
+        parts = _parts(payload, "codes", "scale")
+        codes = encodings.unpack_codes(header, parts, math.prod(shape)).reshape(shape)
+        scale, levels, binary = parts["scale"], header["levels"], header.get("binary", False)
+        _check_floats("scale", scale, 2)
+        rows, groups = scale.shape
+        columns = codes.numel() // rows if rows else 0
+        if rows not in {1, *shape[:1]} or groups < 1 or -(-columns // max(1, -(-columns // groups))) != groups:
+            raise InputFileError(
+                f"the scale has the shape {(rows, groups)}, not (1 or {shape[0] if shape else 1}, groups of a row)."
+            )
+        if scale.numel() and float(scale.min()) < 0:
+            raise InputFileError(f"the smallest scale is {float(scale.min())}; scales are not negative.")
+        return cls(codes, scale, levels, binary)
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,13 @@ class Circulant:
 
     @classmethod
     def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Circulant":
-        return cls(payload["vectors"], shape)
+        vectors = _parts(payload, "vectors")["vectors"]
+        _check_floats("vectors", vectors, 4)
+        positions, p, q, block = vectors.shape
+        blocks = [-(-size // block) for size in shape[:2]] if block else []
+        if len(shape) < 2 or [positions, p, q] != [math.prod(shape[2:]), *blocks]:
+            raise InputFileError(f"the vectors have the shape {tuple(vectors.shape)}, which does not fit the weight.")
+        return cls(vectors, shape)
 
 
 @dataclass(frozen=True)
@@ -144,12 +161,12 @@ class Sparse:
 
     @classmethod
     def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Sparse":
-        mask = encodings.unpack_bits(payload["mask"], math.prod(shape)).reshape(shape)
-        if int(mask.sum()) != payload["values"].numel():
-            raise InputFileError(
-                f"the bitmap keeps {int(mask.sum())} weights, but {payload['values'].numel()} values are stored."
-            )
-        return cls(payload["values"], mask)
+        parts = _parts(payload, "values", "mask")
+        mask, values = encodings.unpack_bits(parts["mask"], math.prod(shape)).reshape(shape), parts["values"]
+        _check_floats("values", values, 1)
+        if int(mask.sum()) != values.numel():
+            raise InputFileError(f"the bitmap keeps {int(mask.sum())} weights, but {values.numel()} values are stored.")
+        return cls(values, mask)
 
 
 @dataclass(frozen=True)
@@ -178,7 +195,11 @@ class Half:
 
     @classmethod
     def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Half":
-        return cls(payload["values"].reshape(shape))
+        values = _parts(payload, "values")["values"]
+        _check_floats("values", values, len(shape))
+        if tuple(values.shape) != shape:
+            raise InputFileError(f"the values have the shape {tuple(values.shape)}.")
+        return cls(values)
 
 
 SCHEMES: dict[str, type[Any]] = {kind.scheme: kind for kind in (Quantized, Circulant, Sparse, Half)}
@@ -194,3 +215,18 @@ def short_float(values: Tensor) -> Tensor:
 def half_float(values: Tensor) -> Tensor:
     """float32 -> float16, float32 kept only where a value would overflow (small weights may lose digits)."""
     return values.to(torch.float16) if bool((values.abs() <= 65504).all()) else values.to(torch.float32)
+
+
+def _parts(payload: Mapping[str, Tensor], *names: str) -> Mapping[str, Tensor]:
+    """The payload, once it is known to have exactly these parts."""
+    if set(payload) != set(names):
+        raise InputFileError(f"it is stored as {', '.join(sorted(payload)) or 'nothing'}, not as {', '.join(names)}.")
+    return payload
+
+
+def _check_floats(part: str, values: Tensor, dims: int) -> None:
+    if values.dtype not in (torch.float16, torch.float32) or values.dim() != dims:
+        raise InputFileError(
+            f"the {part} are {str(values.dtype).removeprefix('torch.')} with shape {tuple(values.shape)}, "
+            f"not float16 or float32 with {dims} axes."
+        )
