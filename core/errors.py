@@ -59,6 +59,10 @@ class OutputError(RobustqError):
     """An output exists already, or its place cannot be written."""
 
 
+class TrainingError(RobustqError):
+    """Training cannot go on: the loss is not finite, or a saved state belongs to another run."""
+
+
 class NothingCompressedError(RobustqError):
     """No tensor of the checkpoint was touched."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputFileError, OptionError
-from .option import convert
+from .option import Method, convert, option
 from .registry import suggest
 
 if sys.version_info >= (3, 11):
@@ -46,53 +46,58 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPart:
+class ModelPart(Method):
     """Which network, how it is built, and the normalisation inside it."""
 
-    init: str | None = None  # checkpoint to start from
-    arch: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    init: str | None = option(None, "checkpoint to start from")
+    arch: str | None = option(None, "architecture: NAME, file.py:factory or pkg.mod:factory")
+    args: dict[str, Any] = field(default_factory=dict, metadata={"help": "arguments of the architecture"})
+    mean: tuple[float, ...] | None = option(None, "mean of the normalisation, one a channel", unit="input units")
+    std: tuple[float, ...] | None = option(None, "standard deviation, one a channel", unit="input units")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPart:
+class DataPart(Method):
     """Which images."""
 
-    name: str | None = None  # a registered name or a path
-    split: str | None = None
-    dir: str | None = None
-    range: float | None = None  # what stored values are divided by
-    limit: int | None = None
-    augment: str | None = None  # none, flip, crop, crop+flip; per data set when not given
+    name: str | None = option(None, "a data set's name or a path")
+    split: str | None = option(None, "train or test")
+    dir: str | None = option(None, "folder searched first for a named data set")
+    range: float | None = option(None, "what stored values are divided by, to lie in [0, 1]", low=1e-12)
+    limit: int | None = option(None, "only the first images", low=1)
+    augment: str | None = option(
+        None, "training augmentation; per data set when not given", choices=(None, "none", "flip", "crop", "crop+flip")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPart:
+class TrainPart(Method):
     """The training loop's own settings."""
 
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 0.1
-    schedule: str = "cosine"  # cosine, step, constant
-    warmup: float = 0.0  # share of the run with a linearly rising rate
-    drops: tuple[float, ...] = (0.5, 0.75)  # for schedule=step: progress at which the rate falls tenfold
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    validation: int = 2000  # images taken from the training part for choosing the checkpoint
-    validation_attack_limit: int = 500  # of these, how many are attacked after each epoch
+    epochs: int = option(10, "passes over the training images", low=1)
+    batch_size: int = option(128, "images a step", low=1)
+    lr: float | None = option(None, "learning rate; 0.1 from scratch, 0.01 from a checkpoint", low=0)
+    schedule: str = option("cosine", "how the rate falls", choices=("cosine", "step", "constant"))
+    warmup: float = option(0.0, "share of the run in which the rate rises linearly from 0", low=0, high=0.5)
+    drops: tuple[float, ...] = option((0.5, 0.75), "schedule step: progress at which the rate falls tenfold")
+    momentum: float = option(0.9, "of SGD", low=0, high=1)
+    nesterov: bool = option(True, "Nesterov's momentum")
+    weight_decay: float = option(5e-4, "of SGD, on the latent weights", low=0)
+    validation: int = option(2000, "images held out for choosing the checkpoint (at most a fifth)", low=1)
+    validation_attack_limit: int = option(1000, "of these, how many are attacked after each epoch", low=1)
+    bn_images: int = option(
+        2048, "training images over which batch norm is re-estimated for exported weights; 0: never", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPart:
+class RunPart(Method):
     """Where and how a run is executed."""
 
-    seed: int = 0
-    device: str = "cpu"
-    threads: int | None = None
-    batch_size: int | None = None  # of evaluation; None chooses one that fits
+    seed: int = option(0, "seed of every draw")
+    device: str = option("cpu", "torch device")
+    threads: int | None = option(None, "CPU threads; torch's choice when not given", low=1)
+    batch_size: int | None = option(None, "images evaluated at a time; one that fits when not given", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

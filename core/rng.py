@@ -6,6 +6,8 @@ counter-based generator (the SplitMix64 finaliser over key and counter), so any 
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -36,9 +38,25 @@ def permutation(key: tuple[int | str, ...], n: int) -> Tensor:
     return torch.randperm(n, generator=generator(*key))
 
 
+def number(*key: int | str) -> int:
+    """A seed in [0, 2^63) that depends on the key alone."""
+    return int(_hash(key) >> np.uint64(1))
+
+
 def generator(*key: int | str) -> torch.Generator:
     """A torch.Generator seeded from a key, for library calls that want one."""
-    return torch.Generator().manual_seed(int(_hash(key) >> np.uint64(1)))
+    return torch.Generator().manual_seed(number(*key))
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """torch's default generator set from a key inside the block, as it was after it.
+
+    For networks that draw by themselves (dropout, noise layers): their draws then depend on the key alone.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(number(*key))
+        yield
 
 
 def _hash(key: tuple[int | str, ...]) -> np.uint64:

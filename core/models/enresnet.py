@@ -68,10 +68,8 @@ class EnResNetModule(nn.Module):
 class Noise(nn.Module):
     """x -> x + a * std(x) * N(0, 1); gradients flow through the standard deviation.
 
-    `generator` is where draws come from: torch's default one until `seed_noise` sets it.
+    Draws come from torch's default generator: whoever wants the same noise again wraps the call in `rng.seeded`.
     """
-
-    generator: torch.Generator | None = None
 
     def __init__(self, a: float, over: str) -> None:
         super().__init__()
@@ -81,16 +79,7 @@ class Noise(nn.Module):
         if self.a == 0:
             return x
         std = x.std() if self.over == "batch" else x.flatten(1).std(1).view(-1, *[1] * (x.ndim - 1))
-        xi = torch.empty_like(x).normal_(generator=self.generator)
-        return x + self.a * std * xi
-
-
-def seed_noise(net: nn.Module, generator: torch.Generator | None) -> bool:
-    """Make every noise layer of a network draw from this generator; returns whether it has any that is on."""
-    layers = [m for m in net.modules() if isinstance(m, Noise)]
-    for layer in layers:
-        layer.generator = generator
-    return any(layer.a > 0 for layer in layers)
+        return x + self.a * std * torch.randn_like(x)
 
 
 class _Member(nn.Module):

@@ -1,0 +1,22 @@
+"""The threat model: which attack at which radius."""
+
+from typing import Any
+
+from . import datasets, registry
+from .attacks.attack import Attack
+from .errors import OptionError
+from .recipe import Spec
+
+
+def resolve_attack(spec: Spec, data: str | None) -> Attack:
+    """The attack of a spec; where no radius is given, the customary one of the data set, else OptionError."""
+    options: dict[str, Any] = dict(spec.options)
+    if options.get("eps") is None:
+        eps = datasets.info(data).eps if data is not None else None
+        if eps is None:
+            raise OptionError(
+                f"there is no customary radius for {data or 'this data'}.",
+                "Give --eps, the radius in input units of [0, 1], for example --eps 8/255.",
+            )
+        options["eps"] = eps
+    return registry.create(spec.name, options, "attack")
