@@ -77,8 +77,8 @@ def check_scale(scale: Tensor, out_features: int, in_features: int) -> None:
         raise TypeError(f"the scale must be floating, found {scale.dtype}")
     if scale.dim() != 2 or scale.shape[0] not in (1, out_features) or not 1 <= scale.shape[1] <= in_features:
         raise ValueError(
-            f"the scale of a {out_features} x {in_features} matrix has shape (1 or {out_features}, 1 ... {in_features}),"
-            f" found {tuple(scale.shape)}"
+            f"the scale of a {out_features} x {in_features} matrix has 1 or {out_features} rows and 1 to {in_features} "
+            f"groups, found shape {tuple(scale.shape)}"
         )
 
 

@@ -1,0 +1,221 @@
+"""PackedLinear, PackedConv2d and pack_model against the dequantized network."""
+
+import copy
+import io
+import pickle
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustq.kernels import PackedConv2d, PackedLinear, ops, pack_model, reference
+
+
+@dataclass
+class Codes:
+    """What pack_model needs of a compressed tensor."""
+
+    codes: Tensor
+    scale: Tensor
+    levels: int = 1
+
+    def dense(self) -> Tensor:
+        rows, groups = self.scale.shape
+        flat = self.codes.reshape(rows, -1).float()
+        width = -(-flat.shape[1] // groups)
+        return (flat * self.scale.float().repeat_interleave(width, 1)[:, : flat.shape[1]]).view(self.codes.shape)
+
+
+def ternary(shape: tuple[int, ...], seed: int, groups: int = 1, rows: int | None = None) -> Codes:
+    rng = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-1, 2, shape, generator=rng).to(torch.int8)
+    scale = torch.rand(shape[0] if rows is None else rows, groups, generator=rng) + 0.5
+    return Codes(codes, (scale / codes[0].numel() ** 0.5).half())
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 20, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(20, 24, (3, 1), padding="same", groups=4, bias=False)
+        self.wrap = nn.Conv2d(24, 8, 3, padding=(1, 2), padding_mode="circular", dilation=2)
+        self.head = nn.Linear(8 * 9, 10)
+        self.again = self.head  # the same layer under a second name
+        self.dense = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wrap(torch.relu(self.deep(torch.relu(self.conv(x)))))
+        return self.dense(self.again(nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)))
+
+
+def network() -> tuple[Block, dict[str, Codes]]:
+    torch.manual_seed(0)
+    net = Block().eval()
+    packed = {
+        "conv.weight": ternary((20, 3, 3, 3), 1, groups=4),
+        "deep.weight": ternary((24, 5, 3, 1), 2),
+        "wrap.weight": ternary((8, 24, 3, 3), 3, rows=1),
+        "head.weight": ternary((10, 72), 4, groups=3),
+    }
+    net.load_state_dict({k: v.dense() for k, v in packed.items()}, strict=False)
+    return net, packed
+
+
+def far(y: Tensor, exact: Tensor) -> float:
+    return float((y - exact).detach().abs().max() / exact.detach().abs().max())
+
+
+def test_logits_are_those_of_the_dequantized_network() -> None:
+    net, packed = network()
+    small = pack_model(net, packed)
+    for batch, size in [(1, 8), (5, 11), (33, 16)]:
+        x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
+        assert far(small(x), net(x)) <= 1e-5
+    assert type(small.get_submodule("conv")) is PackedConv2d
+    assert type(small.get_submodule("head")) is PackedLinear
+    assert small.get_submodule("head") is small.get_submodule("again")
+    assert type(small.get_submodule("dense")) is nn.Linear
+    assert type(net.conv) is nn.Conv2d  # the network that was given is left alone
+    assert not any(m.training for m in small.modules())
+
+
+def test_input_gradients_are_those_of_the_dequantized_network() -> None:
+    net, packed = network()
+    grads = []
+    for model in (net, pack_model(net, packed)):
+        x = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        model(x).square().sum().backward()
+        grads.append(x.grad)
+    assert far(grads[1], grads[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("size", [3, 5, 6, 9])  # 1, 9 and 16 positions go by im2col, 49 by the decoded weight
+@pytest.mark.parametrize("batched", [True, False])
+def test_convolution_on_both_sides_of_the_crossover(size: int, batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = ternary((18, 7, 3, 3), 5)
+    like = nn.Conv2d(7, 18, 3)
+    like.load_state_dict(
+        {"weight": tensor.dense(), "bias": torch.randn(18, generator=torch.Generator().manual_seed(0))}
+    )
+    layer = PackedConv2d(tensor.codes, tensor.scale, like.bias, like)
+    x = torch.randn(7, size, size, generator=torch.Generator().manual_seed(2))
+    x = x[None] if batched else x
+    calls: list[str] = []
+    linear = ops.ternary_linear
+    monkeypatch.setattr(ops, "ternary_linear", lambda *a: calls.append("im2col") or linear(*a))
+    y, exact = layer(x), like(x)
+    assert y.shape == exact.shape
+    assert far(y, exact) <= 1e-5
+    assert bool(calls) == (size <= 6)
+
+
+def test_copies_pickles_and_state_dicts_give_the_same_outputs() -> None:
+    net, packed = network()
+    small = pack_model(net, packed)
+    x = torch.rand(2, 3, 12, 12)
+    y = small(x)
+    assert torch.equal(copy.deepcopy(small)(x), y)
+    assert torch.equal(pickle.loads(pickle.dumps(small))(x), y)
+    file = io.BytesIO()
+    torch.save(small.state_dict(), file)
+    file.seek(0)
+    other = pack_model(net, {name: ternary(t.codes.shape, 9, *t.scale.shape[::-1]) for name, t in packed.items()})
+    assert not torch.equal(other(x), y)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), y)
+    keys = {k for k in small.state_dict() if k.startswith("head.")}
+    assert keys == {"head.packed", "head.scale", "head.bias"}
+
+
+def test_dtypes() -> None:
+    net, packed = network()
+    small = pack_model(net, packed)
+    x = torch.rand(2, 3, 12, 12)
+    exact = copy.deepcopy(net).double()(x.double())
+    double = small.double()(x.double())
+    assert double.dtype == torch.float64
+    assert small.get_submodule("conv").packed.dtype == torch.int32
+    assert far(double, exact) <= 1e-12
+    half = small.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert far(half.double(), exact) <= 0.1
+    assert far(pack_model(net.double(), packed)(x.double()), exact) <= 1e-12
+
+
+def test_weight_is_the_dense_weight() -> None:
+    tensor = ternary((6, 4, 3, 3), 7, groups=2)
+    layer = PackedConv2d(tensor.codes, tensor.scale, None, nn.Conv2d(4, 6, 3, bias=False))
+    assert torch.equal(layer.weight, tensor.dense())
+    assert layer.scale.dtype == torch.float32
+
+
+def test_memory_is_two_bits_a_weight() -> None:
+    tensor = ternary((64, 576), 1)
+    layer = PackedLinear(tensor.codes, tensor.scale)
+    assert layer.packed.nbytes * 8 == 2 * 64 * 576
+
+
+def doubled(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output * 2
+
+
+def test_layers_that_cannot_be_replaced_stay() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Embedding(8, 8), nn.Linear(8, 8))
+    net[1].register_forward_hook(doubled)
+    packed = {f"{i}.weight": ternary((8, 8), i) for i in range(4)}
+    packed["2.weight"].levels = 7
+    packed["4.weight"] = ternary((8, 8), 5, groups=4, rows=1)  # one row of scales, four groups across the rows
+    kinds = [type(layer) for layer in pack_model(net, packed).children()]
+    assert kinds == [PackedLinear, nn.Linear, nn.Linear, nn.Embedding, nn.Linear]
+
+
+def test_a_bare_layer_is_replaced() -> None:
+    net, tensor = nn.Linear(12, 5).train(), ternary((5, 12), 3)
+    small = pack_model(net, {"weight": tensor})
+    assert type(small) is PackedLinear
+    assert small.training
+    assert torch.equal(small.weight, tensor.dense())
+    assert "ternary 5 x 12, scale (5, 1), bias=True" in repr(small)
+
+
+def test_refusals() -> None:
+    net, packed = network()
+    with pytest.raises(ValueError, match=r"no parameter 'net.conv.weight'; it has conv.weight, deep.weight"):
+        pack_model(net, {f"net.{name}": tensor for name, tensor in packed.items()})
+    with pytest.raises(ValueError, match=r"'conv.weight' have shape \(20, 27\), .* has \(20, 3, 3, 3\)"):
+        pack_model(net, {"conv.weight": ternary((20, 27), 1)})
+    with pytest.raises(ValueError, match="'exact', found 'fast'"):
+        pack_model(net, packed, mode="fast")
+    codes = packed["head.weight"].codes.clone()
+    codes[3, 4] = -3
+    with pytest.raises(ValueError, match="values from -3 to 1"):
+        pack_model(net, {"head.weight": Codes(codes, torch.ones(1, 1))})
+    with pytest.raises(ValueError, match=r"shape \(5,\), found \(4,\)"):
+        PackedLinear(torch.zeros(5, 3, dtype=torch.int8), torch.ones(1, 1), torch.zeros(4))
+    with pytest.raises(ValueError, match=r"found shape \(2, 1\)"):
+        PackedLinear(torch.zeros(5, 3, dtype=torch.int8), torch.ones(2, 1))
+    with pytest.raises(ValueError, match="positive, found 0"):
+        PackedLinear(torch.zeros(0, 3, dtype=torch.int8), torch.ones(1, 1))
+
+
+def test_a_damaged_state_dict_is_refused() -> None:
+    tensor = ternary((5, 12), 3)
+    layer = PackedLinear(tensor.codes, tensor.scale)
+    good = layer.state_dict()
+    bad = {**good, "packed": good["packed"].clone()}
+    bad["packed"][0, 0, 0] = 0b10
+    with pytest.raises(RuntimeError, match="1 of 60 codes hold the bit pattern 10"):
+        layer.load_state_dict(bad)
+    with pytest.raises(RuntimeError, match=r"packed must be int32, found torch.float32"):
+        layer.load_state_dict({**good, "packed": good["packed"].float()})
+    with pytest.raises(RuntimeError, match="size mismatch for packed"):
+        layer.load_state_dict({**good, "packed": reference.pack(torch.zeros(17, 12, dtype=torch.int8))})
+
+
+def test_compiles_without_a_graph_break() -> None:
+    net, packed = network()
+    small = pack_model(net, packed)
+    x = torch.rand(2, 3, 12, 12)
+    compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
+    assert far(compiled(x), net(x)) <= 1e-5
