@@ -2,10 +2,9 @@
 
 import hashlib
 import io
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from . import container, files, pickles, program, sniff
 from .errors import InputFileError, RobustqError
 from .packed import Packed
-from .unwrap import check, check_finite, untie, unwrap
+from .unwrap import check_finite, check_stored, untie, unwrap
 
 _INSTEAD = {
     "onnx": "Give the PyTorch checkpoint or safetensors file it was made from.",
@@ -75,14 +74,17 @@ def load(source: str | Path | BinaryIO, *, trust_pickle: bool = False) -> Checkp
     """
     with opened(source) as (stream, place), located(place):
         kind = sniff.sniff(stream)
-        digest, size = _digest(stream)
-        if kind in ("robustq", "safetensors"):
-            return _from_safetensors(stream, Source(place, kind, digest, size))
-        found, notes = _unpickled(stream, kind, trust_pickle)
-        weights, more = unwrap(found)
-        check(weights)
+        digest, size = digest_of(stream)
+        source_of = Source(place, kind, digest, size)
+        if kind == "robustq":
+            weights, packed, aliases, meta = read_own(stream)
+            check_finite(weights)
+            return Checkpoint(weights, packed, aliases, meta, source_of)
+        weights, notes = read_weights(stream, kind, trust_pickle)
+        check_stored(weights)
+        check_finite(weights)
         weights, aliases = untie(weights)
-        return Checkpoint(weights, {}, aliases, {}, Source(place, kind, digest, size, (*notes, *more)))
+        return Checkpoint(weights, {}, aliases, {}, replace(source_of, notes=tuple(notes)))
 
 
 def dumps(checkpoint: Checkpoint) -> bytes:
@@ -127,63 +129,37 @@ def located(place: str) -> Iterator[None]:
         raise InputFileError(f"{place} cannot be read: {error.strerror or error}.") from error
 
 
-def unsafe(stream: BinaryIO, kind: str) -> list[str]:
-    """The names a file's pickles would import beyond plain weights, found without running them."""
-    stream.seek(0)
-    if kind in ("torch", "torch-legacy", "pickle"):
-        if kind != "torch":
-            return pickles.unsafe_names(stream, pickles.LEGACY_HEADER if kind == "torch-legacy" else 0)
-        with sniff.open_zip(stream) as archive:
-            name = next(name for name in archive.namelist() if sniff.inner(name) == "data.pkl")
-            return pickles.unsafe_names(io.BytesIO(archive.read(name)))
-    return []
-
-
-def _from_safetensors(stream: BinaryIO, source: Source) -> Checkpoint:
+def read_own(stream: BinaryIO) -> container.Contents:
+    """(weights, packed, aliases, meta) of a robustq file, not yet checked for NaN."""
     metadata = sniff.read_header(stream)[1]
-    data = stream.read()
-    if source.kind == "robustq":
-        weights, packed, aliases, meta = container.parse(data, metadata)
-        for name, value in weights.items():
-            check_finite(name, value)
-        return Checkpoint(weights, packed, aliases, meta, source)
-    weights, notes = unwrap(container.read_tensors(data))
-    check(weights)
-    return Checkpoint(weights, {}, {}, {}, Source(source.path, source.kind, source.sha256, source.bytes, tuple(notes)))
+    return container.parse(stream.read(), metadata)
+
+
+def read_weights(stream: BinaryIO, kind: str, trust: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """(state dict, notes) of any other kind of file, not yet checked for NaN, tied tensors or sizes."""
+    stream.seek(0)
+    found, notes = (
+        (container.read_tensors(stream.read()), []) if kind == "safetensors" else _unpickled(stream, kind, trust)
+    )
+    weights, more = unwrap(found)
+    return weights, [*notes, *more]
 
 
 def _unpickled(stream: BinaryIO, kind: str, trust: bool) -> tuple[Any, list[str]]:
-    try:
-        if kind == "pt2":
-            return program.read(stream)
-        if kind in ("torch", "torch-legacy"):
-            return pickles.load(stream, trust=trust), []
-    except pickle.UnpicklingError:
-        names = unsafe(stream, kind)
-        if names:
-            raise pickles.refusal(names) from None
-        raise InputFileError(
-            "the pickle is damaged, or of a kind that plain weights never need.",
-            "Save the plain weights: torch.save(model.state_dict(), ...).",
-        ) from None
+    if kind == "pt2":
+        return program.read(stream)
+    if kind in ("torch", "torch-legacy"):
+        return pickles.load(stream, trust=trust), []
     if kind == "pickle":
-        return _plain_pickle(stream, trust), []
+        return pickles.load_plain(stream, trust=trust), []
     raise InputFileError(
         f"this is {sniff.KINDS[kind]}, which is not a checkpoint robustq reads.",
         _INSTEAD.get(kind, "robustq reads .pt, .pth, .th (torch.save), .safetensors, .pt2 and its own files."),
     )
 
 
-def _plain_pickle(stream: BinaryIO, trust: bool) -> Any:
-    names = unsafe(stream, "pickle")
-    if not trust and names:
-        raise pickles.refusal(names)
-    if not trust:
-        raise InputFileError("this is a plain Python pickle without tensors.", "Save with torch.save.")
-    return pickles.load_plain(stream)
-
-
-def _digest(stream: BinaryIO) -> tuple[str, int]:
+def digest_of(stream: BinaryIO) -> tuple[str, int]:
+    """(SHA-256 in hex, bytes) of a stream, which is left at its start."""
     digest, size = hashlib.sha256(), 0
     stream.seek(0)
     while block := stream.read(1 << 20):

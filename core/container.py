@@ -1,6 +1,7 @@
 """robustq's own file: a safetensors file whose metadata says what each packed tensor is. See docs/format.md."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -111,14 +112,11 @@ def _decode(name: str, entry: Any, payload: dict[str, Tensor]) -> Packed:
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
         raise InputFileError(f"{where} has the shape {shape!r}, not a list of sizes.", _DAMAGED)
-    size, stored = 1, sum(part.numel() * part.element_size() for part in payload.values())
-    for axis in shape:
-        size *= axis
+    size, stored = math.prod(shape), sum(part.numel() * part.element_size() for part in payload.values())
     if size > max(MAX_SMALL, MAX_EXPANSION * stored):
         raise InputFileError(f"{where} declares {size} weights, but {stored} bytes are stored.", _DAMAGED)
     try:
-        for part, value in payload.items():
-            check_finite(f"{name}{SEPARATOR}{part}", value)
+        check_finite({f"{name}{SEPARATOR}{part}": value for part, value in payload.items()})
         tensor = SCHEMES[entry["scheme"]].decode(tuple(shape), entry, payload)
     except InputFileError as error:
         place = f"{where} ({entry['scheme']}, shape {shape})"

@@ -109,14 +109,14 @@ def _encode(encoding: str, flat: Codes, levels: int) -> Bytes:
     if encoding == "base3":
         digits = np.zeros(_size(encoding, len(flat)) * 5, dtype=np.uint8)
         digits[: len(flat)] = flat + 1
-        return (digits.reshape(-1, 5) * _POWERS).sum(axis=1, dtype=np.uint8)
+        return (digits.reshape(-1, 5) @ _POWERS).astype(np.uint8)
     shifted = (flat.astype(np.int16) + levels).astype(np.uint8)
     if encoding == "u8":
         return shifted
     if encoding == "u4":
         even = np.zeros(_size(encoding, len(flat)) * 2, dtype=np.uint8)
         even[: len(flat)] = shifted
-        return even[0::2] | (even[1::2] << 4)
+        return (even[0::2] | (even[1::2] << 4)).astype(np.uint8)
     bits = np.unpackbits(shifted[:, None], axis=1, count=3, bitorder="little")
     return np.packbits(bits, bitorder="little")
 

@@ -1,5 +1,6 @@
 """Pickles without their danger: what one would import, and loading that refuses everything but plain weights."""
 
+import io
 import pickle
 import pickletools
 import warnings
@@ -7,8 +8,10 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .errors import InputFileError, UnsafeFileError
+from .archive import read_entry
+from .errors import InputFileError, RobustqError, UnsafeFileError
 
+LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch.save before 1.6
 LEGACY_HEADER = 3  # pickles before the object in a checkpoint from before torch 1.6: magic, protocol, system
 _DAMAGED = "The file is damaged or cut short: copy or download it again."
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
@@ -28,27 +31,35 @@ def global_names(stream: BinaryIO) -> list[str]:
         for opcode, value, _ in pickletools.genops(stream):
             kind = opcode.name
             if kind in _PUTS or kind == "MEMOIZE":
-                memo[len(memo) if kind == "MEMOIZE" else int(value)] = pushed[-1]
+                memo[len(memo) if kind == "MEMOIZE" else int(str(value))] = pushed[-1]
                 continue
             if kind in ("GLOBAL", "INST"):
-                found.add(str(value).replace(" ", ".", 1))
+                found.add(_modern(str(value).replace(" ", ".", 1)))
             elif kind == "STACK_GLOBAL":
-                found.add(".".join(part or "?" for part in pushed[-2:]))
+                found.add(_modern(".".join(part or "?" for part in pushed)))
             elif kind.startswith("EXT"):
                 found.add(f"copyreg extension {value}")
-            text = value if kind in _STRINGS else memo.get(int(value)) if kind in _GETS else None
-            pushed = [pushed[-1], str(text) if text is not None else None]
+            text = str(value) if kind in _STRINGS else memo.get(int(str(value))) if kind in _GETS else None
+            pushed = [pushed[-1], text]
     except (ValueError, IndexError, UnicodeError, OverflowError) as error:
         raise InputFileError(f"the pickle cannot be read: {error}.", _DAMAGED) from None
     return sorted(found)
 
 
-def unsafe_names(stream: BinaryIO, skip: int = 0) -> list[str]:
-    """What a pickle would import beyond the tensors and plain containers that torch allows; `skip` pickles come first.
+def object_stream(stream: BinaryIO) -> tuple[BinaryIO, int]:
+    """(stream, how many pickles come first) of the pickled object in a torch.save file or a plain pickle."""
+    stream.seek(0)
+    head = stream.read(len(LEGACY_MAGIC))
+    stream.seek(0)
+    if head.startswith(b"PK"):
+        return io.BytesIO(read_entry(stream, "data.pkl")), 0
+    return stream, LEGACY_HEADER if head == LEGACY_MAGIC else 0
 
-    The stream is left wherever the pickle ends.
-    """
-    names = [name for _ in range(skip + 1) for name in global_names(stream)]
+
+def unsafe_names(stream: BinaryIO) -> list[str]:
+    """What the pickle of a file would import beyond the tensors and plain containers that torch allows."""
+    inside, skip = object_stream(stream)
+    names = [name for _ in range(skip + 1) for name in global_names(inside)]
     # torch.serialization.get_unsafe_globals_in_checkpoint knows zip files and old pickle protocols only.
     from torch import _weights_only_unpickler as rules
 
@@ -62,14 +73,14 @@ def refusal(names: list[str]) -> UnsafeFileError:
     return UnsafeFileError(
         f"this pickle would import and run code of its own: {shown}.",
         "Ask for the plain weights (torch.save(model.state_dict(), ...) or safetensors). "
-        "If you trust whoever made the file with your account, --trust-pickle runs it.",
+        "Only if you trust its maker with everything your account can reach: --trust-pickle runs it.",
     )
 
 
 def load(stream: BinaryIO, *, trust: bool = False) -> Any:
     """Unpickle a torch.save stream on the CPU with weights_only; with `trust` run whatever the pickle asks for.
 
-    Raises InputFileError where it cannot be read; `pickle.UnpicklingError` where weights_only refused it.
+    Raises UnsafeFileError naming what weights_only refused, InputFileError where it cannot be read.
     """
     stream.seek(0)
     try:
@@ -79,7 +90,7 @@ def load(stream: BinaryIO, *, trust: bool = False) -> Any:
     except pickle.UnpicklingError as error:
         if trust:
             raise InputFileError(f"the pickle cannot be read: {_first_line(error)}", _DAMAGED) from None
-        raise
+        raise _refused(stream) from None
     except (ImportError, AttributeError) as error:
         raise InputFileError(
             f"the pickle needs code that is not here: {_first_line(error)}.",
@@ -92,13 +103,33 @@ def load(stream: BinaryIO, *, trust: bool = False) -> Any:
         raise InputFileError(f"the checkpoint cannot be read: {_first_line(error)}", _DAMAGED) from None
 
 
-def load_plain(stream: BinaryIO) -> Any:
-    """Run a pickle that was not written by torch.save; only for one the user trusts. Raises InputFileError."""
+def _refused(stream: BinaryIO) -> RobustqError:
+    names = unsafe_names(stream)
+    if names:
+        return refusal(names)
+    return InputFileError(
+        "the pickle is damaged, or of a kind that plain weights never need.",
+        "Save the plain weights: torch.save(model.state_dict(), ...).",
+    )
+
+
+def load_plain(stream: BinaryIO, *, trust: bool = False) -> Any:
+    """Run a pickle that torch.save did not write, if it is trusted. Raises UnsafeFileError or InputFileError."""
+    names = unsafe_names(stream)
+    if names and not trust:
+        raise refusal(names)
+    if not trust:
+        raise InputFileError("this is a plain Python pickle without tensors.", "Save with torch.save.")
     stream.seek(0)
     try:
         return pickle.load(stream)
     except Exception as error:  # a trusted pickle may raise anything at all
         raise InputFileError(f"the pickle cannot be read: {_first_line(error)}", _DAMAGED) from None
+
+
+def _modern(name: str) -> str:
+    """Old pickle protocols call the module `builtins` by its Python 2 name."""
+    return name.replace("__builtin__.", "builtins.", 1) if name.startswith("__builtin__.") else name
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from . import pickles, sniff
+from . import pickles
+from .archive import DAMAGE, inner, open_zip
 from .errors import InputFileError
 
 # torch._export.serde.schema.ScalarType
@@ -34,9 +35,9 @@ _DAMAGED = "The file is damaged, or written by another version of torch: save th
 
 
 def read(stream: BinaryIO) -> tuple[Any, list[str]]:
-    """(state dict, notes) of the first program in the archive. Raises InputFileError; unsafe pickles pass through."""
-    with sniff.open_zip(stream) as archive:
-        paths = {sniff.inner(name): name for name in archive.namelist()} | {n: n for n in archive.namelist()}
+    """(state dict, notes) of the first program in the archive. Raises InputFileError or UnsafeFileError."""
+    with open_zip(stream) as archive:
+        paths = {inner(name): name for name in archive.namelist()} | {n: n for n in archive.namelist()}
         configs = sorted(p for p in paths if p.startswith("data/weights/") and p.endswith(_CONFIG))
         older = sorted(p for p in paths if p.startswith("data/weights/") and p.endswith(".pt"))
         older += [p for p in paths if p == "serialized_state_dict.pt"]
@@ -46,7 +47,7 @@ def read(stream: BinaryIO) -> tuple[Any, list[str]]:
                 return _weights(archive, paths, configs[0]), notes
             if older:
                 return pickles.load(io.BytesIO(archive.read(paths[older[0]]))), [f"entry {older[0]!r}"]
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        except DAMAGE as error:
             raise InputFileError(f"the archive is damaged: {error}.", _DAMAGED) from None
     raise InputFileError("the torch.export archive holds no weights.", "Save the state dict instead.")
 

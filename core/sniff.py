@@ -3,13 +3,13 @@
 import io
 import json
 import struct
-import zipfile
 from typing import Any, BinaryIO
 
+from . import pickles
+from .archive import inner, open_zip
 from .errors import InputFileError
 
 MAX_HEADER = 100_000_000  # the safetensors library's own limit
-MAX_UNPACKED = 2**30  # bytes an archive may unpack to when that is far more than its own size
 HEAD = 512
 
 KINDS = {
@@ -47,7 +47,7 @@ _MAGIC = (
     (b"\x89HDF\r\n", "hdf5"),
     (b"GGUF", "gguf"),
     (b"version https://git-lfs", "git-lfs"),
-    (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "torch-legacy"),  # the pickled magic number of torch.save
+    (pickles.LEGACY_MAGIC, "torch-legacy"),
 )
 
 
@@ -70,7 +70,7 @@ def sniff(stream: BinaryIO) -> str:
         return "robustq" if "robustq" in read_header(stream)[1] else "safetensors"
     if head[257:262] == b"ustar":
         return "tar"
-    if head[0] == 0x80 and head[1:2] <= b"\x05":
+    if (head[0] == 0x80 and head[1:2] <= b"\x05") or _is_text_pickle(stream, head):
         return "pickle"
     if head[0] == 0x08 and len(head) > 3 and head[1] < 0x40 and head[2] in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42):
         return "onnx"  # protobuf: field 1 (IR version), then one of fields 2 to 8
@@ -102,31 +102,6 @@ def read_header(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, str]]:
     return entries, metadata
 
 
-def open_zip(stream: BinaryIO) -> zipfile.ZipFile:
-    """The zip archive in a stream; InputFileError if it is damaged or would unpack to absurd sizes."""
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
-    try:
-        archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputFileError(
-            f"this starts like a PyTorch checkpoint (a zip archive), but it is damaged or cut short: {error}.",
-            "Copy or download it again.",
-        ) from None
-    unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > max(MAX_UNPACKED, 20 * size):
-        raise InputFileError(
-            f"this zip archive of {size} bytes would unpack to {unpacked} bytes.",
-            "No checkpoint does that: the file is damaged or hostile.",
-        )
-    return archive
-
-
-def inner(name: str) -> str:
-    """The path of a zip entry without the folder that torch puts around everything."""
-    return name.partition("/")[2]
-
-
 def _zip_kind(stream: BinaryIO) -> str:
     with open_zip(stream) as archive:
         names = archive.namelist()
@@ -139,6 +114,18 @@ def _zip_kind(stream: BinaryIO) -> str:
     if "data.pkl" in paths:
         return "torch"
     return "npz" if names and all(name.endswith(".npy") for name in names) else "zip"
+
+
+def _is_text_pickle(stream: BinaryIO, head: bytes) -> bool:
+    """Pickles of protocol 0 are plain text and start with any of several letters."""
+    if head[0] not in b"c(]}l":
+        return False
+    try:
+        return bool(pickles.global_names(stream))
+    except InputFileError:
+        return False
+    finally:
+        stream.seek(0)
 
 
 def _text_kind(head: bytes) -> str:

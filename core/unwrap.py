@@ -51,8 +51,8 @@ def unwrap(found: Any) -> tuple[dict[str, Tensor], list[str]]:
     return _strip(weights, notes), notes
 
 
-def check(weights: Mapping[str, Tensor]) -> None:
-    """Raise InputFileError for tensors robustq cannot hold and WeightError for NaN or Inf, naming them."""
+def check_stored(weights: Mapping[str, Tensor]) -> None:
+    """Raise InputFileError, naming the tensor, for what is not a plain dense tensor with all its data."""
     for name, value in weights.items():
         kind = value.layout if value.layout != torch.strided else value.dtype if value.is_quantized else value.device
         if str(kind) != "cpu":
@@ -60,25 +60,24 @@ def check(weights: Mapping[str, Tensor]) -> None:
                 f"tensor {name!r} is {str(kind).removeprefix('torch.')}, which robustq does not read.",
                 "Save it as a plain dense tensor.",
             )
-        size = value.numel() * value.element_size()
-        if size > max(MAX_VIRTUAL, value.untyped_storage().nbytes()):
-            stored = value.untyped_storage().nbytes()
+        size, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+        if size > max(MAX_VIRTUAL, stored):
             raise InputFileError(f"tensor {name!r} declares {size} bytes, but {stored} are stored.")
-        check_finite(name, value)
 
 
-def check_finite(name: str, value: Tensor) -> None:
-    """Raise WeightError if a floating tensor holds NaN or Inf."""
-    if not value.is_floating_point() or value.numel() == 0:
-        return
-    wide = value.float() if value.element_size() < 2 else value  # float8 knows no isfinite
-    bad = int((~torch.isfinite(wide)).sum())
-    if bad:
-        nan = int(torch.isnan(wide).sum())
-        raise WeightError(
-            f"tensor {name!r} holds {nan} NaN and {bad - nan} infinite values of {value.numel()}.",
-            "The training that made it diverged; use an earlier checkpoint.",
-        )
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise WeightError, naming the tensor, if a floating tensor holds NaN or Inf."""
+    for name, value in weights.items():
+        if not value.is_floating_point() or value.numel() == 0:
+            continue
+        wide = value.float() if value.element_size() < 2 else value  # float8 knows no isfinite
+        bad = int((~torch.isfinite(wide)).sum())
+        if bad:
+            nan = int(torch.isnan(wide).sum())
+            raise WeightError(
+                f"tensor {name!r} holds {nan} NaN and {bad - nan} infinite values of {value.numel()}.",
+                "The training that made it diverged; use an earlier checkpoint.",
+            )
 
 
 def untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -114,8 +113,13 @@ def _step(found: Any, notes: list[str]) -> Any:
     chosen = next((name for name in WRAPPERS if name in inside), None)
     if chosen is None:
         holders = [name for name, value in inside.items() if _has_tensors(value)]
-        if len(holders) != 1 or _has_tensors(found):
+        if not holders or _has_tensors(found):
             return None
+        if len(holders) > 1:
+            raise InputFileError(
+                f"it holds {len(holders)} sets of tensors: {', '.join(holders[:8])}.",
+                "Save the one you want by itself.",
+            )
         chosen = holders[0]
     notes.append(f"entry {chosen!r}")
     _note_rest(found, {chosen: None}, notes)
