@@ -65,7 +65,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> Spec | None:
                 built = create(name, args).state_dict()
         except RobustqError:
             continue
-        if not _differences({k: tuple(v.shape) for k, v in built.items()}, shapes):
+        if not _differences(_without_counters(built), _without_counters(shapes)):
             return Spec(name, args)
     return None
 
@@ -125,6 +125,12 @@ def normalization(
     return recorded["mean"], recorded["std"]
 
 
+def _without_counters(entries: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, less batch counters: they do not change what a network computes, and older files lack them."""
+    shapes = {name: tuple(getattr(entry, "shape", entry)) for name, entry in entries.items()}
+    return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+
+
 def _per_channel(values: Sequence[float] | None, default: float) -> Tensor:
     return torch.tensor([default] if values is None else list(values), dtype=torch.float32).view(1, -1, 1, 1)
 
@@ -165,18 +171,14 @@ def _literal(value: Any) -> Any:
 
 
 def _load(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    expected = {name: tuple(t.shape) for name, t in net.state_dict().items()}
-    # Batch counters do not change what a network computes, and older files lack them.
-    counters = {n: torch.tensor(0) for n in expected if n.endswith("num_batches_tracked") and n not in weights}
-    weights = {**weights, **counters}
-    differences = _differences(expected, {name: tuple(t.shape) for name, t in weights.items()})
+    differences = _differences(_without_counters(net.state_dict()), _without_counters(weights))
     if differences:
         more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ArchitectureError(
             f"{where} does not fit the weights: {'; '.join(differences[:5])}{more}.",
             "Check --arch and --arch-arg.",
         )
-    net.load_state_dict(weights)
+    net.load_state_dict(weights, strict=False)  # batch counters may be missing
 
 
 def _differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -46,7 +46,7 @@ def test_a_bare_state_dict_of_a_builtin_needs_no_arch() -> None:
 def test_missing_batch_counters_are_no_reason_to_refuse() -> None:
     weights = architecture.create("resnet", {"depth": 8, "width": 4}).state_dict()
     old = {name: t for name, t in weights.items() if not name.endswith("num_batches_tracked")}
-    model = architecture.build(checkpoint(old), arch="resnet", args={"depth": 8, "width": 4})
+    model = architecture.build(checkpoint(old))
     assert torch.equal(model.net.get_parameter("conv1.weight"), weights["conv1.weight"])
 
 
