@@ -138,7 +138,7 @@ def quantize(
     rule    "exact", "twn" or "released": how 2 bits are projected
     start   `scale` of an earlier result for the same tensor and group, to begin Lloyd's iteration with
     """
-    _check(bits, method, rule)
+    check(bits, group, method, rule)
     rows, count, groups = grouped(w.detach(), group)
     if bits == 1:
         codes, scale = binary(rows, count)
@@ -154,18 +154,27 @@ def quantize(
     return Quantized(codes, short_float(scale.reshape(axis, groups)), LEVELS[bits], binary=bits == 1)
 
 
+def check(bits: int, group: str | int, method: str = "best", rule: str = "exact") -> None:
+    """Raise OptionError for options that `quantize` does not know or that do not go together."""
+    for name, value, known in (("bits", bits, LEVELS), ("method", method, METHODS), ("ternary rule", rule, RULES)):
+        if value not in known:
+            raise OptionError(f"{name} is {value!r}.", f"It can be one of: {', '.join(map(str, known))}.")
+    if method == "released" and bits != 4:
+        raise OptionError(f"method=released is for 4 bits, not {bits}.", "Use method=best, lloyd or exact.")
+    if group not in ("layer", "channel") and not (str(group).isdecimal() and int(group) > 0):
+        raise OptionError(f"group is {group!r}.", "It can be channel, layer or a number of weights such as 64.")
+
+
 def grouped(w: Tensor, group: str | int) -> tuple[Tensor, Tensor, int]:
     """w (out, ...) -> rows (out * groups, width) float32, count (out * groups, 1) of weights in each, groups a channel.
 
     "layer" is one row, "channel" one a first-axis entry. A number N cuts each channel's n weights, in storage order,
     into ceil(n / N) groups of equal width (at most N); a shorter last group is padded with zeros, which `count` leaves
-    out. This is the layout of `packed.Quantized`. Raises OptionError for any other word.
+    out. This is the layout of `packed.Quantized`.
     """
     flat = w.float().reshape(1 if group == "layer" else w.shape[0], -1)
     n, groups = flat.shape[1], 1
     if group not in ("layer", "channel"):
-        if not str(group).isdigit() or int(group) < 1:
-            raise OptionError(f"group is {group!r}.", "It can be channel, layer or a number of weights such as 64.")
         groups = math.ceil(n / int(group))
     width = math.ceil(n / groups)
     count = torch.full((groups,), width, device=w.device)
@@ -173,14 +182,6 @@ def grouped(w: Tensor, group: str | int) -> tuple[Tensor, Tensor, int]:
     if padding := groups * width - n:
         flat = torch.nn.functional.pad(flat, (0, padding))
     return flat.reshape(-1, width), count.repeat(flat.shape[0]).unsqueeze(1), groups
-
-
-def _check(bits: int, method: str, rule: str) -> None:
-    for name, value, known in (("bits", bits, LEVELS), ("method", method, METHODS), ("ternary rule", rule, RULES)):
-        if value not in known:
-            raise OptionError(f"{name} is {value!r}.", f"It can be one of: {', '.join(map(str, known))}.")
-    if method == "released" and bits != 4:
-        raise OptionError(f"method=released is for 4 bits, not {bits}.", "Use method=best, lloyd or exact.")
 
 
 def _lloyd(

@@ -1,0 +1,55 @@
+"""Which weights to keep: pure functions from scores to boolean masks with exact counts."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+def top(scores: Tensor, keep: int) -> Tensor:
+    """scores (n,) -> bool (n,), True for exactly `keep` of the largest; of equal ones the earlier is kept."""
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    mask[scores.argsort(descending=True, stable=True)[:keep]] = True
+    return mask
+
+
+def pruned_count(n: int, sparsity: float) -> int:
+    """How many of n are removed at a sparsity in [0, 1]: n * sparsity, halves rounded up."""
+    return min(n, math.floor(n * sparsity + 0.5))
+
+
+def by_weight(weights: Tensors, sparsity: float, scope: str) -> dict[str, Tensor]:
+    """Masks of each weight's shape that drop the smallest magnitudes.
+
+    scope "layer" drops the same share of every tensor; "global" compares all tensors, in their order on ties.
+    """
+    return _chosen({name: w.detach().abs().flatten() for name, w in weights.items()}, weights, sparsity, scope)
+
+
+def by_channel(weights: Tensors, sparsity: float, scope: str) -> dict[str, Tensor]:
+    """Masks of each weight's shape that drop whole output channels (first axis), smallest root mean square first.
+
+    `sparsity` counts channels. The strongest channel of each tensor is kept, or nothing would pass through it; so fewer
+    are dropped than asked where that is all that is left. scope as in `by_weight`.
+    """
+    scores = {}
+    for name, w in weights.items():
+        rms = w.detach().flatten(1).square().mean(1).sqrt()
+        rms[rms.argmax()] = math.inf  # the root mean square makes layers of different width comparable
+        scores[name] = rms
+    chosen = _chosen(scores, scores, sparsity, scope, spare=len(weights) if scope == "global" else 1)
+    return {n: m.reshape(-1, *[1] * (weights[n].ndim - 1)).expand(weights[n].shape).clone() for n, m in chosen.items()}
+
+
+def _chosen(scores: Tensors, shaped: Tensors, sparsity: float, scope: str, spare: int = 0) -> dict[str, Tensor]:
+    """Masks shaped like `shaped` from flat scores; at least `spare` of those compared together are kept."""
+    if scope == "layer":
+        flat = {n: top(s, max(spare, len(s) - pruned_count(len(s), sparsity))) for n, s in scores.items()}
+    else:
+        joined = torch.cat(list(scores.values()))
+        kept = top(joined, max(spare, len(joined) - pruned_count(len(joined), sparsity)))
+        flat = dict(zip(scores, kept.split([len(s) for s in scores.values()]), strict=True))
+    return {name: mask.reshape(shaped[name].shape) for name, mask in flat.items()}
