@@ -1,0 +1,1 @@
+"""Exporters: files that other tools read, verified before they take their name."""

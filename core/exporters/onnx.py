@@ -1,0 +1,131 @@
+"""ONNX with real low-bit weights, run and compared before it is written."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..architecture import Classifier
+from ..errors import ArchitectureError, OptionError
+from ..option import option
+from .exporter import Exporter
+from .optional import require
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from ..packed import Packed
+
+RUN = "An ONNX file is run in onnxruntime before it is written (option verify_file)"
+_SIZES = {1: (28, 32, 8, 64), 3: (32, 224, 64, 28, 8)}  # tried in this order where nothing records the image size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Onnx(Exporter):
+    """The network with its normalisation inside: images (batch, c, h, w) in [0, 1] -> logits (batch, classes)."""
+
+    SOURCE = "ONNX"
+    suffix: ClassVar[str] = ".onnx"
+    needs_class: ClassVar[bool] = True
+    style: str = option(
+        "cast",
+        "low-bit integers (INT2 needs opset 25, INT4 opset 21) times a scale; `base3` writes ternary weights as five a"
+        " byte for any runtime of opset 18; `dense` writes floats",
+        choices=("cast", "base3", "dense"),
+    )
+    input: tuple[int, ...] = option((), "channels, height and width of an image; found by trial where not given")
+    tolerance: float = option(1e-5, "largest logit error allowed", unit="of the largest logit", low=0)
+    verify_file: bool = option(True, "run the file in onnxruntime and compare it with torch before it is written")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input and (len(self.input) != 3 or min(self.input) < 1):
+            raise OptionError(f"Onnx: input is {list(self.input)}.", "Write channels,height,width: input=3,32,32.")
+
+    def encode(self, checkpoint: "Checkpoint", classifier: nn.Module | None) -> tuple[bytes, dict[str, Any]]:
+        require("onnxscript", "ONNX export goes through onnxscript")
+        if self.verify_file:
+            require("onnxruntime", RUN)  # said before the long work
+        from . import onnx_decode, onnx_graph
+
+        net = _require_class(checkpoint, classifier)
+        shape = self._shape(checkpoint, net)
+        _require_determinism(net, shape)
+        packed = _named(checkpoint, net)
+        opset = max((onnx_decode.opset(p, self.style) for p in packed.values()), default=onnx_decode.BASE_OPSET)
+        model = onnx_graph.trace(net, shape, opset, set(packed))
+        kinds = onnx_graph.close(model, packed, self.style, version("robustq"))
+        facts = {"opset": opset, "ir_version": model.ir_version, "input_shape": list(shape), "style": self.style}
+        return model.SerializeToString(deterministic=True), {**facts, "encodings": kinds}
+
+    def verify(self, data: bytes, checkpoint: "Checkpoint", classifier: nn.Module | None) -> float | None:
+        """max |ONNX - torch| / max |torch| over logits of random images; None without verification."""
+        if not self.verify_file:
+            return None
+        runtime = require("onnxruntime", RUN)
+        from .onnx_check import compare, decoded
+
+        net = _require_class(checkpoint, classifier)
+        weights = decoded(data, _named(checkpoint, net))
+        return compare(runtime, data, net, weights, self._shape(checkpoint, net), self.tolerance)
+
+    def _shape(self, checkpoint: "Checkpoint", net: nn.Module) -> tuple[int, ...]:
+        """(c, h, w): the option, else what the file records, else the first usual size that runs."""
+        data = checkpoint.meta.get("data")
+        recorded = tuple(data.get("shape") or ()) if isinstance(data, dict) else ()
+        given = self.input or recorded
+        channels = given[0] if given else _channels(net)
+        failure = ""
+        sizes = [given[1:]] if given else [(s, s) for s in _SIZES.get(channels, _SIZES[3])]
+        for size in sizes:
+            try:
+                with torch.no_grad():
+                    net(torch.zeros(1, channels, *size))
+            except RuntimeError as error:
+                failure = str(error).splitlines()[0]
+            else:
+                return channels, *size
+        tried = ", ".join(str([channels, *size]) for size in sizes)
+        raise ArchitectureError(
+            f"The network does not take images of {tried}: {failure}.",
+            "Give the shape of an image with the exporter's option input: channels,height,width.",
+        )
+
+
+def _require_class(checkpoint: "Checkpoint", classifier: nn.Module | None) -> nn.Module:
+    if classifier is None:
+        raise ArchitectureError(
+            f"{checkpoint.source.path}: ONNX needs the class of the network, not its weights alone.",
+            "Name it: --arch NAME, file.py:factory or pkg.mod:factory. Without the class,"
+            " `--to safetensors,state-dict` works.",
+        )
+    return classifier
+
+
+def _require_determinism(net: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.full((1, *shape), 0.5)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        same = torch.equal(net(x), net(x))
+    if not same:
+        raise ArchitectureError(
+            "The network draws noise when it predicts: two runs on one image differ, so no file can be verified.",
+            "Switch the noise off (built-in EnResNet: --arch-arg noise=0) to export the network without it.",
+        )
+
+
+def _named(checkpoint: "Checkpoint", net: nn.Module) -> "dict[str, Packed]":
+    """Compressed tensors under their names in the graph; a tied one under all of its names."""
+    prefix = "net." if isinstance(net, Classifier) else ""
+    tied = {alias: checkpoint.packed[name] for alias, name in checkpoint.aliases.items() if name in checkpoint.packed}
+    return {prefix + name: packed for name, packed in {**checkpoint.packed, **tied}.items()}
+
+
+def _channels(net: nn.Module) -> int:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ArchitectureError(
+        "The network has no convolution that tells how many channels an image has.",
+        "Give the shape of an image with the exporter's option input: channels,height,width.",
+    )
