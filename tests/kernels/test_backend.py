@@ -13,12 +13,16 @@ import torch
 
 from robustq.kernels import backend, status
 
-SHOW = "import json; from robustq.kernels import status; print(json.dumps(status()))"
+SHOW = """
+import json
+from robustq.kernels.backend import native, reason
+print(json.dumps({"reason": reason} | ({"isa": native.isa(), "available": native.available()} if native else {})))
+"""  # status() less what needs torch, which takes seconds to import
 needs_native = pytest.mark.skipif(backend.native is None, reason="the native module is not built")
 
 
 def status_with(**environment: str) -> dict[str, Any]:
-    """status() of a new process."""
+    """What status() would say in a new process."""
     done = subprocess.run(
         [sys.executable, "-c", SHOW], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
@@ -53,8 +57,7 @@ def test_the_fastest_instruction_set_is_the_default() -> None:
 @pytest.mark.parametrize(("wanted", "reason"), [("avx9000", "'avx9000' is not offered here"), ("none", "=none")])
 def test_what_cannot_be_forced_is_the_reason(wanted: str, reason: str) -> None:
     now = status_with(ROBUSTQ_ISA=wanted)
-    assert not now["native"]
-    assert now["isa"] == "reference"
+    assert "isa" not in now
     assert reason in now["reason"]
 
 
