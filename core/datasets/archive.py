@@ -5,6 +5,7 @@ test_labels. A lone pair is one split and serves as the split that is asked for;
 data of one run without the two having the same `Dataset.sha256`.
 """
 
+import io
 import re
 import zipfile
 import zlib
@@ -12,8 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import safetensors.torch
 
 from ..errors import DataError, InputFileError, UnsafeFileError
 from .arrays import Raw
@@ -22,10 +22,10 @@ _NAME = re.compile(r"(?:([a-z0-9]+)_)?(x|images|y|labels)(?:_([a-z0-9]+))?")
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 
 
-def read_npz(path: Path, split: str) -> Raw:
-    """One split of an .npz file; pickled arrays in it are refused (UnsafeFileError)."""
+def read_npz(content: bytes, path: Path, split: str) -> Raw:
+    """One split of an .npz file's bytes; pickled arrays in it are refused (UnsafeFileError)."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             return _pick(stored.files, stored.__getitem__, split, path)
     except _DAMAGED as error:
         if "allow_pickle" in str(error):
@@ -34,11 +34,11 @@ def read_npz(path: Path, split: str) -> Raw:
         raise InputFileError(f"{path}: the .npz file is damaged ({error}).", "Fetch or write it again.") from None
 
 
-def read_safetensors(path: Path, split: str) -> Raw:
-    """One split of a .safetensors file."""
+def read_safetensors(content: bytes, path: Path, split: str) -> Raw:
+    """One split of a .safetensors file's bytes."""
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, MemoryError) as error:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, MemoryError) as error:
         problem = f"{path}: the .safetensors file is damaged ({error})."
         raise InputFileError(problem, "Fetch or write it again.") from None
 

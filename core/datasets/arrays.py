@@ -1,8 +1,8 @@
 """From the arrays of a file to a `Dataset`: layout, range and labels are recognised and checked here, for every format.
 
-Layouts: (n, h, w) is grey; of four axes the one of length 1, 3 or 4 is the channel axis. Where both the second and the
-last axis could be it, as in (n, 3, 32, 3), NCHW is taken and a note says so; where neither could, the two equal
-neighbours of the other three axes are height and width.
+Layouts: (n, h, w) is grey. Of four axes the second or the last is the channel axis: the one of length 1 or 3, else the
+one of length 4, else the one that leaves height and width equal. Where that fits both, as in (n, 3, 32, 3), NCHW is
+taken and a note says so.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ import torch
 from ..errors import DataError, OptionError
 from .dataset import Dataset
 
-_CHANNELS = (1, 3, 4)
 _DARK = 64  # a uint8 data set that never reaches this value is hardly one of 0..255
 
 
@@ -22,6 +21,7 @@ class Raw:
     """What a loader read, unchecked.
 
     images (n, h, w), (n, c, h, w) or (n, h, w, c) of any dtype; labels (n,) or (n, 1)
+    layout "NCHW" where the format fixes it, "" where it has to be recognised
     classes None means the highest label + 1; divisor None means 255 for uint8 and 1 for floats
     """
 
@@ -30,37 +30,36 @@ class Raw:
     classes: int | None = None
     divisor: float | None = None
     notes: tuple[str, ...] = ()
+    layout: str = ""
 
 
 def to_dataset(raw: Raw, name: str, split: str, data_range: float | None = None) -> Dataset:
     """Check what was read and make it a Dataset; DataError names `name` and the value found."""
-    images, ambiguous = channels_first(raw.images, name)
+    images, ambiguous = channels_first(raw.images, name, raw.layout)
     images, divisor, dark = _scaled(images, raw.divisor, data_range, name)
     labels, classes = _labels(raw.labels, len(images), raw.classes, name)
     notes = tuple(f"{name}: {note}" for note in (*raw.notes, ambiguous, dark) if note)
     return Dataset(name, split, torch.from_numpy(images), torch.from_numpy(labels), classes, divisor, notes)
 
 
-def channels_first(images: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+def channels_first(images: np.ndarray, name: str, layout: str = "") -> tuple[np.ndarray, str]:
     """(n, h, w), NCHW or NHWC -> (n, c, h, w), and a note where the layout is ambiguous."""
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or 0 in images.shape:
+    if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
             f"{name}: images have shape {tuple(images.shape)}.",
             "Images must be (n, h, w), (n, channels, h, w) or (n, h, w, channels), with at least one image.",
         )
+    if images.ndim == 3:
+        return images[:, None], ""
     _, a, b, c = images.shape
-    first, last = a in _CHANNELS, c in _CHANNELS
-    if not first and not last:
-        first, last = b == c, a == b
+    rules = ((a in (1, 3), c in (1, 3)), (a == 4, c == 4), (b == c, a == b))
+    first, last = (True, False) if layout == "NCHW" else next((rule for rule in rules if any(rule)), (False, False))
     if not first and not last:
         raise DataError(
             f"{name}: no axis of images of shape {tuple(images.shape)} can be the channels.",
             "Store them as (n, channels, h, w) with 1, 3 or 4 channels.",
         )
     note = f"images of shape {tuple(images.shape)} were read as (n, channels, h, w)" if first and last else ""
-    note = "" if note and a == c == 1 and b == 1 else note
     return (images if first else images.transpose(0, 3, 1, 2)), note
 
 

@@ -1,7 +1,7 @@
 """The data sets that come with robustq, as compressed arrays in `robustq.core`'s data folder."""
 
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,8 +20,8 @@ class Bundled(Known):
     def read(self, split: str, directory: Path | None) -> Raw:
         if split not in self.splits:
             raise missing_split(registry.name_of(self), split, self.splits)
-        with as_file(files("robustq.core") / "data" / self.file) as path:
-            raw = read_npz(path, split)
+        content = (files("robustq.core") / "data" / self.file).read_bytes()
+        raw = read_npz(content, Path(self.file), split)
         return Raw(raw.images, raw.labels, self.classes, self.divisor)
 
 

@@ -27,7 +27,7 @@ def parse(content: bytes, where: object) -> Raw:
     for header, classes in ((1, 10), (2, 100)):  # CIFAR-100 writes the coarse label before the fine one
         if content and len(content) % (header + _PIXELS) == 0:
             rows = np.frombuffer(content, np.uint8).reshape(-1, header + _PIXELS)
-            return Raw(rows[:, header:].reshape(-1, 3, 32, 32), rows[:, header - 1], classes)
+            return Raw(rows[:, header:].reshape(-1, 3, 32, 32), rows[:, header - 1], classes, layout="NCHW")
     raise InputFileError(
         f"{where}: neither a pickled nor a binary CIFAR batch ({len(content)} bytes).",
         "A binary batch is a multiple of 3073 bytes (CIFAR-10) or 3074 (CIFAR-100).",
@@ -82,7 +82,7 @@ def _find(folder: Path, name: str) -> Path | None:
 def _join(batches: list[tuple[bytes, object]]) -> Raw:
     parts = [parse(content, where) for content, where in batches]
     images = np.concatenate([part.images for part in parts])
-    return Raw(images, np.concatenate([part.labels for part in parts]), parts[0].classes)
+    return Raw(images, np.concatenate([part.labels for part in parts]), parts[0].classes, layout="NCHW")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def read(content: bytes, where: object) -> Raw:
     data, labels = _array(table["data"], where), _array(table[key], where)
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise InputFileError(f"{where}: 'data' is {data.dtype} {data.shape}, not uint8 (n, 3072).")
-    return Raw(data.reshape(-1, 3, 32, 32), labels, _LABELS[key])
+    return Raw(data.reshape(-1, 3, 32, 32), labels, _LABELS[key], layout="NCHW")
 
 
 def _loaded(content: bytes, where: object) -> Any:
@@ -60,24 +60,25 @@ class _Reader(pickle.Unpickler):
 def _stand_ins() -> dict[str, Any]:
     """Name in the pickle -> what answers it. Made anew for each file, which could set attributes on them."""
 
-    class Array:
-        state: Any = None
-
-        def __init__(self, *_: Any) -> None: ...
-
-        def __setstate__(self, state: Any) -> None:
-            _, shape, dtype, _, content = state
-            self.state = (dtype.name, shape, content)
-
     class Dtype:
         def __init__(self, name: Any, *_: Any) -> None:
             self.name = name
 
         def __setstate__(self, state: Any) -> None: ...
 
+    class Array:
+        state: Any = None  # name of the type, shape, bytes, order of the axes
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def __setstate__(self, state: Any) -> None:
+            _, shape, dtype, fortran, content = state
+            content = content.encode("latin1") if isinstance(content, str) else content  # Python 2 knew no bytes
+            self.state = (dtype.name, shape, content, "F" if fortran else "C")
+
     class FromBuffer(Array):
-        def __init__(self, content: Any, dtype: Any, shape: Any, *_: Any) -> None:
-            self.state = (dtype.name, shape, bytes(content))
+        def __init__(self, content: Any, dtype: Any, shape: Any, order: Any) -> None:
+            self.state = (dtype.name, shape, bytes(content), "F" if order == "F" else "C")
 
     def encode(text: Any, _: Any = "latin1") -> bytes:
         return text.encode("latin1")
@@ -93,10 +94,9 @@ def _stand_ins() -> dict[str, Any]:
 
 def _array(value: Any, where: object) -> np.ndarray:
     """A recorded array, or a list of whole numbers, as an array."""
-    if isinstance(value, list) and all(type(item) is int for item in value):
+    if isinstance(value, list) and all(type(item) is int and abs(item) < 2**31 for item in value):
         return np.array(value, np.int64)
-    dtype, shape, content = getattr(value, "state", None) or ("", (), b"")
-    content = content.encode("latin1") if isinstance(content, str) else content
+    dtype, shape, content, order = getattr(value, "state", None) or ("", (), b"", "C")
     known = re.fullmatch(r"[iu][1248]", _text(dtype)) is not None
     whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not known or not whole or not isinstance(content, bytes):
@@ -104,7 +104,7 @@ def _array(value: Any, where: object) -> np.ndarray:
     kind = np.dtype(_text(dtype))
     if len(content) != math.prod(shape) * kind.itemsize:
         raise InputFileError(f"{where}: an array of shape {shape} has {len(content)} bytes.", "Fetch it again.")
-    return np.frombuffer(content, kind).reshape(shape)
+    return np.frombuffer(content, kind).reshape(shape, order=order)
 
 
 def _text(value: Any) -> str:

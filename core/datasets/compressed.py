@@ -1,6 +1,7 @@
 """Bytes of a file that may be gzip- or xz-compressed; what it is comes from its first bytes, never from its name."""
 
 import gzip
+import io
 import lzma
 import zlib
 from pathlib import Path
@@ -15,16 +16,13 @@ _LIMIT = 1 << 32  # no image data set of these formats is larger; a compressed b
 def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed; InputFileError where it cannot be read or is truncated."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(6)
-        if head.startswith(_GZIP):
-            with gzip.open(path) as stream:
+        content = path.read_bytes()  # once and whole: it may be a pipe
+        if content.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
                 content = stream.read(_LIMIT + 1)
-        elif head.startswith(_XZ):
-            with lzma.open(path) as stream:
+        elif content.startswith(_XZ):
+            with lzma.LZMAFile(io.BytesIO(content)) as stream:
                 content = stream.read(_LIMIT + 1)
-        else:
-            content = path.read_bytes()
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise InputFileError(f"{path}: the compressed file is damaged ({error}).", "Fetch it again.") from None
     except OSError as error:

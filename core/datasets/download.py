@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 
@@ -29,7 +30,7 @@ def fetch(mirrors: Sequence[str], file: str, checksum: str, folder: Path) -> Pat
     reasons = []
     try:
         for mirror in mirrors:
-            loader = pooch.HTTPDownloader(timeout=_TIMEOUT)
+            loader: Any = pooch.HTTPDownloader(timeout=_TIMEOUT)  # pooch's own protocol does not admit its class
             try:
                 return Path(pooch.retrieve(f"{mirror}{file}", checksum, file, folder, downloader=loader))
             except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong checksum is a ValueError
@@ -45,6 +46,6 @@ def _reason(url: str, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"{url} answered {status}"
-    if getattr(error, "filename", None):
+    if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename} cannot be written ({error.strerror})"
     return f"{url} cannot be reached ({type(error).__name__})"

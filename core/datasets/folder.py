@@ -21,7 +21,7 @@ _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  
 
 
 def read(root: Path, split: str) -> Raw:
-    """One split: all images grey (n, h, w), or all as RGB (n, h, w, 3) where any has colour; uint8."""
+    """One split: all images grey (n, h, w), or all as RGB (n, 3, h, w) where any has colour; uint8."""
     present = {name: root / name for name in _SPLITS if _classes(root / name)}
     if present and split not in present:
         raise missing_split(root, split, present)
@@ -43,7 +43,9 @@ def read(root: Path, split: str) -> Raw:
                 f"{arrays[0].shape[1]}x{arrays[0].shape[0]}.",
                 "All images must have one size; resize them first.",
             )
-    return Raw(np.stack(arrays), np.array([label for label, _ in files], np.int64), len(names))
+    images = np.stack(arrays)
+    images = images.transpose(0, 3, 1, 2) if images.ndim == 4 else images
+    return Raw(images, np.array([label for label, _ in files], np.int64), len(names), layout="NCHW")
 
 
 def _classes(folder: Path) -> list[str]:

@@ -81,8 +81,8 @@ class IdxKnown(Known):
         found = pair(folder, split)
         if found:
             raw = read_pair(*found)
-        elif self.archive and (folder / self.archive).is_file():
-            raw = read_npz(folder / self.archive, split)
+        elif self.archive and (path := folder / self.archive).is_file():
+            raw = read_npz(compressed.read_bytes(path), path, split)
         else:
             return None
         digest = hashlib.md5(np.ascontiguousarray(raw.labels).tobytes(), usedforsecurity=False).hexdigest()

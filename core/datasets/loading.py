@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .. import registry
 from ..errors import InputFileError, OptionError, UnknownNameError
-from .arrays import to_dataset
+from .arrays import Raw, to_dataset
 from .dataset import Dataset
 from .path import read_path
 
@@ -47,14 +47,21 @@ def load(
     if limit is not None and limit < 1:
         raise OptionError(f"--limit is {limit}.", "It is a number of images, at least 1.")
     name = str(name_or_path)
+    try:
+        raw = _read(name_or_path, split, directory)
+    except OSError as error:  # a folder that may not be listed, a name that is too long
+        raise InputFileError(f"{error.filename or name}: cannot be read ({error.strerror or error}).") from None
+    return to_dataset(raw, name, split, data_range).first(limit)
+
+
+def _read(name_or_path: str | Path, split: str, directory: str | Path | None) -> Raw:
+    name = str(name_or_path)
     if name in registry.TABLE["dataset"] and isinstance(name_or_path, str):
         folder = None if directory is None else Path(directory)
         if folder is not None and not folder.is_dir():
             raise InputFileError(f"{folder}: there is no such folder.", "--data-dir is the folder that holds the data.")
-        raw = registry.find(name, "dataset")().read(split, folder)
-    else:
-        raw = read_path(_existing(name), split)
-    return to_dataset(raw, name, split, data_range).first(limit)
+        return registry.find(name, "dataset")().read(split, folder)
+    return read_path(_existing(name), split)
 
 
 def info(name_or_path: str | Path) -> DatasetInfo:
@@ -69,8 +76,11 @@ def info(name_or_path: str | Path) -> DatasetInfo:
 
 def _existing(name: str) -> Path:
     path = Path(name)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise InputFileError(f"{name}: cannot be read ({error.strerror}).") from None
     if path.suffix or len(path.parts) > 1:
         raise InputFileError(f"{name}: there is no such file or folder.")
     hint = registry.suggest(name, registry.names("dataset"))

@@ -13,11 +13,11 @@ def read_path(path: Path, split: str) -> Raw:
         return _read_folder(path, split)
     content = compressed.read_bytes(path)
     if content[:2] == b"PK":
-        return archive.read_npz(path, split)
+        return archive.read_npz(content, path, split)
     if content[:3] == idx.MAGIC:
         return idx.read_file(path, split)
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content):
-        return archive.read_safetensors(path, split)
+        return archive.read_safetensors(content, path, split)
     if content[:1] == b"\x80" or (content and any(len(content) % row == 0 for row in (3073, 3074))):
         return cifar.read_file(content, path, split)
     raise InputFileError(
