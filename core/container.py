@@ -28,7 +28,7 @@ def dump(
     weights: Mapping[str, Tensor], packed: Mapping[str, Packed], aliases: Mapping[str, str], meta: Mapping[str, Any]
 ) -> bytes:
     """The bytes of the file; the same contents always give the same bytes."""
-    stored = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    stored = {name: value.detach() for name, value in weights.items()}
     table: dict[str, dict[str, Any]] = {}
     for name, tensor in packed.items():
         header, payload = tensor.encode()
@@ -36,7 +36,7 @@ def dump(
         for part, value in payload.items():
             if f"{name}{SEPARATOR}{part}" in stored:
                 raise OutputError(f"two tensors would be called {name}{SEPARATOR}{part} in the file.", "Rename one.")
-            stored[f"{name}{SEPARATOR}{part}"] = value.detach().cpu().contiguous()
+            stored[f"{name}{SEPARATOR}{part}"] = value.detach()
     head: dict[str, Any] = {
         "format": FORMAT,
         "tool": f"robustq {version('robustq')}",
@@ -125,10 +125,11 @@ def _decode(name: str, entry: Any, payload: dict[str, Tensor]) -> Packed:
 
 
 def _own_memory(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors refuses tensors that share memory; each gets its own where they do."""
+    """safetensors refuses tensors that share memory or are not contiguous; each gets its own where they do."""
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
-    for name, value in stored.items():
+    for name, given in stored.items():
+        value = given.cpu().contiguous()
         pointer = value.untyped_storage().data_ptr()
         result[name] = value.clone() if pointer in seen and value.numel() else value
         seen.add(pointer)
