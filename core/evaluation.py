@@ -1,41 +1,122 @@
-"""The attack driver: batches with refill, dropping of fooled images, restarts, counts, and the final verification."""
+"""Accuracy of a model on a data set, clean and under attack, in chunks so that memory does not grow with the data."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .attacks.attack import Attack, Key, State, begin
+from .attacks.attack import Attack
+from .datasets.dataset import Dataset
+from .driver import AttackResult, Progress, craft, perturb
+from .inference import DRAWS, PROBE_IMAGES, Net, Victim, fitting_batch, frozen, is_randomized
+from .report import Proportion
 
-Net = Callable[[Tensor], Tensor]  # x (n, c, h, w) in [0, 1] -> logits (n, classes); an nn.Module or any function
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
+__all__ = ["AttackResult", "Survey", "accuracy", "craft", "perturb", "predictions", "robust_accuracy", "survey"]
+
+_CHUNK = 1024  # images in memory as floats at a time
+_MASKED = 0.01  # share of attacked images without a gradient that is worth a warning
 
 
-def craft(
-    attack: Attack, model: Net, x: Tensor, y: Tensor, key: Key, index: Tensor, loss: Loss | None = None
-) -> Tensor:
-    """x (n, c, h, w) in [0, 1], y (n,) -> adversarial images, detached: the inner attack of training.
+@dataclass
+class Survey:
+    """One attack on a whole data set: per image whether it is robust, and the sums of `AttackResult`'s counts."""
 
-    All steps of one start for all images. The model is called as it is: train or eval mode is the caller's choice,
-    and no weight gradient is computed. Draws depend on key and index (n,) alone. `loss` replaces the attack's own.
+    robust: Tensor  # (n,) bool
+    first_step: Tensor  # (n,) int64
+    forwards: int = 0
+    backwards: int = 0
+    unconfirmed: int = 0
+    zero_gradient: int = 0
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> Proportion:
+        return Proportion(int(self.robust.sum()), len(self.robust))
+
+
+def predictions(model: Net, data: Dataset, *, batch_size: int | None = None, randomized: bool | None = None) -> Tensor:
+    """(n,) int64 predicted classes; for a randomized model the most frequent of its answers in `DRAWS` passes."""
+    if not len(data):
+        return data.labels.clone()
+    probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
+    with frozen(model):
+        random = is_randomized(model, probe) if randomized is None else randomized
+        victim = Victim(model, batch_size or fitting_batch(model, probe[:1]), DRAWS if random else 1)
+        return torch.cat([victim.answers(*data.batch(part)) for part in _chunks(data)])
+
+
+def accuracy(model: Net, data: Dataset, *, batch_size: int | None = None) -> Proportion:
+    """Share of images classified correctly."""
+    return Proportion(int((predictions(model, data, batch_size=batch_size) == data.labels).sum()), len(data))
+
+
+def robust_accuracy(
+    model: Net, data: Dataset, attack: Attack, *, seed: int = 0, batch_size: int | None = None
+) -> Proportion:
+    """Share of images classified correctly and not fooled by the attack; images that are wrong anyway count."""
+    return survey(attack, model, data, seed=seed, batch_size=batch_size).accuracy
+
+
+def survey(
+    attack: Attack,
+    model: Net,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    drop: bool = True,
+    answers: Tensor | None = None,
+    randomized: bool | None = None,
+    progress: Progress | None = None,
+) -> Survey:
+    """`perturb` over a whole data set, chunk by chunk; answers (n,) are the clean predictions where known already.
+
+    Progress counts images. An image's draws depend on its place in `data`, so chunks and batches change nothing.
     """
-    state = begin(attack, x.detach(), y, key, index)
-    for _ in range(attack.iterations):
-        logits, grad = gradient(attack, model, state, loss)
-        state = advance(attack, state, logits, grad, key)
-    return state["x"]
+    done, result = 0, Survey(torch.zeros(len(data), dtype=torch.bool), torch.full((len(data),), -1))
+    for part in _chunks(data):
+        x, y = data.batch(part)
+        known = None if answers is None else answers[part]
+        found = perturb(
+            attack, model, x, y, index=part, seed=seed, drop=drop, micro_batch=batch_size, predictions=known,
+            randomized=randomized, progress=_within(progress, done, len(part), len(data)),
+        )  # fmt: skip
+        randomized = found.randomized  # the same for every chunk
+        done += len(part)
+        result.robust[part], result.first_step[part] = found.robust, found.first_step
+        for name in ("forwards", "backwards", "unconfirmed", "zero_gradient", "seconds"):
+            setattr(result, name, getattr(result, name) + getattr(found, name))
+    result.warnings = _warnings(attack, result, bool(randomized))
+    if progress:
+        progress(len(data), len(data))
+    return result
 
 
-def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) at state["x"], and the gradient of the objective there (zero where it is not finite)."""
-    with torch.enable_grad():
-        x = state["x"].detach().requires_grad_()
-        logits = model(x)
-        value = loss(logits, state["y"]) if loss else attack.objective(state, logits)
-        (grad,) = torch.autograd.grad(value.sum(), x)
-    return logits.detach(), grad if grad.sum().isfinite() else grad.nan_to_num_(0.0, 0.0, 0.0)
+def _chunks(data: Dataset) -> tuple[Tensor, ...]:
+    return torch.arange(len(data)).split(_CHUNK) if len(data) else ()
 
 
-def advance(attack: Attack, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
-    """The state one step later."""
-    return state | attack.update(state, logits, grad, key) | {"taken": state["taken"] + 1}
+def _within(progress: Progress | None, done: int, here: int, total: int) -> Progress | None:
+    """Progress of one chunk in image steps -> progress of the data set in images."""
+    return progress and (lambda steps, of: progress(done + here * steps // max(1, of), total))
+
+
+def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
+    name, found = type(attack).__name__, []
+    if randomized:
+        found.append(
+            f"The model is randomized: it is judged by its most frequent answer in {DRAWS} passes, and {name} follows "
+            "single draws of its gradient. Its robust accuracy is an upper bound."
+        )
+    if result.zero_gradient > _MASKED * len(result.robust):
+        found.append(
+            f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images (rounding "
+            "or saturation in the model?). Robust accuracy is probably overestimated: try loss=margin."
+        )
+    if result.unconfirmed:
+        found.append(
+            f"{name}: {result.unconfirmed} images were fooled during the attack but not when verified; they count as "
+            "robust."
+        )
+    return found

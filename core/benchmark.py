@@ -1,0 +1,140 @@
+"""Models side by side: clean and robust accuracy, size and latency, as the `models` entries of the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import registry
+from .attacks.attack import Attack
+from .datasets.dataset import Dataset
+from .evaluation import Survey, predictions, survey
+from .inference import PROBE_IMAGES, frozen, is_randomized
+from .latency import median_ms
+from .report import Proportion
+
+Listener = Callable[[dict[str, Any]], None]  # {"kind": "step", "task", "step", "total"}
+
+SIZES = ("bytes", "bits_per_weight", "sparsity", "channel_sparsity")
+_BATCHES = (1, 64)  # that latency is measured for
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be measured: its name in the table, the classifier ([0, 1] images -> logits), `size.measure` of it."""
+
+    name: str
+    model: nn.Module
+    size: Mapping[str, Any] = field(default_factory=dict)
+
+
+def benchmark(
+    candidates: Sequence[Candidate],
+    data: Dataset,
+    attacks: Mapping[str, Attack],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    drop: bool = True,
+    latency: bool = True,
+    on_event: Listener | None = None,
+    entries: list[dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """One entry a model; attacks {label in the report: attack}, none of them for clean accuracy alone.
+
+    name, clean, attacks {label: accuracy}, worst_case (robust to every attack; None without attacks), bytes,
+    bits_per_weight, sparsity, channel_sparsity, latency_ms (one image), latency {batch size: ms a batch},
+    randomized, details {label: name, options, radius, forwards, backwards, seconds, ...}, warnings, complete.
+    An accuracy is {"value", "ci95", "n"}, its share of all images: those that are wrong anyway count against it.
+
+    `entries` is the list that is filled, as results come: after an interruption it holds what was done, `complete` is
+    False in the entry that was under way. Raises what `perturb` raises.
+    """
+    entries = [] if entries is None else entries
+    for candidate in candidates:
+        entry = _blank(candidate)
+        entries.append(entry)
+        _measure(entry, candidate, data, attacks, seed, batch_size, drop, on_event)
+        if latency and len(data):
+            times = {str(n): round(median_ms(candidate.model, _images(data, n)), 4) for n in _BATCHES}
+            entry["latency_ms"], entry["latency"] = times["1"], times
+        entry["complete"] = True
+    return entries
+
+
+def _blank(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "clean": None,
+        "attacks": {},
+        "worst_case": None,
+        **{key: candidate.size.get(key) for key in SIZES},
+        "latency_ms": None,
+        "latency": {},
+        "randomized": None,
+        "details": {},
+        "warnings": [],
+        "complete": False,
+    }
+
+
+def _measure(
+    entry: dict[str, Any],
+    candidate: Candidate,
+    data: Dataset,
+    attacks: Mapping[str, Attack],
+    seed: int,
+    batch_size: int | None,
+    drop: bool,
+    on_event: Listener | None,
+) -> None:
+    """Clean accuracy, each attack, and the worst case so far."""
+    model = candidate.model
+    with frozen(model):
+        randomized = bool(len(data)) and is_randomized(model, _images(data, PROBE_IMAGES))
+    answers = predictions(model, data, batch_size=batch_size, randomized=randomized)
+    robust = answers == data.labels
+    entry |= {"clean": _accuracy(robust), "randomized": randomized}
+    for label, attack in attacks.items():
+        found = survey(
+            attack, model, data, seed=seed, batch_size=batch_size, drop=drop, answers=answers, randomized=randomized,
+            progress=_reporter(on_event, f"{candidate.name}: {label}"),
+        )  # fmt: skip
+        robust = robust & found.robust
+        entry["attacks"][label] = found.accuracy.to_dict()
+        entry["worst_case"] = _accuracy(robust)
+        entry["details"][label] = _details(attack, found)
+        entry["warnings"] += [w for w in found.warnings if w not in entry["warnings"]]
+
+
+def _details(attack: Attack, found: Survey) -> dict[str, Any]:
+    """Everything that is needed to judge, and to repeat, one attack."""
+    n = max(1, len(found.robust))
+    return {
+        "name": registry.name_of(attack),
+        "options": attack.options(),
+        "norm": attack.norm,
+        "radius": attack.radius,
+        "forwards": found.forwards,
+        "backwards": found.backwards,
+        "forwards_per_image": round(found.forwards / n, 3),
+        "backwards_per_image": round(found.backwards / n, 3),
+        "unconfirmed": found.unconfirmed,
+        "zero_gradient": found.zero_gradient,
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def _images(data: Dataset, n: int) -> Tensor:
+    """(n, c, h, w) the first images, over again where there are fewer."""
+    return data.batch(torch.arange(n) % len(data))[0]
+
+
+def _accuracy(hits: Tensor) -> dict[str, Any]:
+    return Proportion(int(hits.sum()), len(hits)).to_dict()
+
+
+def _reporter(on_event: Listener | None, task: str) -> Callable[[int, int], None] | None:
+    return on_event and (lambda done, total: on_event({"kind": "step", "task": task, "step": done, "total": total}))

@@ -1,0 +1,260 @@
+"""The attack driver: batches with refill, dropping of fooled images, restarts, counts, and the final verification.
+
+Dropping a fooled image cannot change the result of a deterministic model: in evaluation mode no image sees another.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import registry
+from .attacks.attack import Attack, Key, State, begin
+from .attacks.norms import NORMS
+from .errors import VerificationError
+from .inference import (
+    DRAWS,
+    PROBE_IMAGES,
+    Net,
+    Victim,
+    channels_last,
+    check_inputs,
+    device_of,
+    fitting_batch,
+    frozen,
+    is_randomized,
+)
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
+Progress = Callable[[int, int], None]  # image steps done, image steps in all
+_TOLERANCE = 1e-6  # of the norm of a perturbation
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack did to n images. An image is robust if it was classified correctly and not fooled.
+
+    adversarial (n, c, h, w) in [0, 1]: where fooled the adversarial image, where robust the last point that was tried,
+        where the model was wrong anyway the image itself
+    fooled, clean_correct (n,) bool; an image that was wrong anyway is not fooled
+    predictions (n,) int64 on `adversarial`; norms (n,) float32 of the perturbations in the attack's norm
+    first_step (n,) int64: after how many steps of its start an image was first fooled, -1 where it was not
+    forwards, backwards: images that went through the model, and back
+    unconfirmed: images that were fooled during the attack but not when verified, and count as robust
+    zero_gradient: attacked images whose first gradient was exactly zero or not finite
+    """
+
+    adversarial: Tensor
+    fooled: Tensor
+    clean_correct: Tensor
+    predictions: Tensor
+    norms: Tensor
+    first_step: Tensor
+    forwards: int
+    backwards: int
+    unconfirmed: int
+    zero_gradient: int
+    randomized: bool
+    seconds: float
+
+    @property
+    def robust(self) -> Tensor:
+        """(n,) bool: classified correctly, and not fooled."""
+        return self.clean_correct & ~self.fooled
+
+
+def craft(
+    attack: Attack, model: Net, x: Tensor, y: Tensor, key: Key, index: Tensor, loss: Loss | None = None
+) -> Tensor:
+    """x (n, c, h, w) in [0, 1], y (n,) -> adversarial images, detached: the inner attack of training.
+
+    All steps of one start for all images. The model is called as it is: train or eval mode is the caller's choice,
+    and no weight gradient is computed. Draws depend on key and index (n,) alone. `loss` replaces the attack's own.
+    """
+    state = begin(attack, x.detach(), y, key, index)
+    for _ in range(attack.iterations):
+        logits, grad = gradient(attack, model, state, loss)
+        state = advance(attack, state, logits, grad, key)
+    return state["x"]
+
+
+def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) at state["x"], and the gradient of the objective there (zero where none or not finite)."""
+    with torch.enable_grad():
+        x = state["x"].detach().requires_grad_()
+        logits = model(x)
+        value = loss(logits, state["y"]) if loss else attack.objective(state, logits)
+        # A model that thresholds its input has no path back to it: None, as good as zero.
+        found = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
+    grad = torch.zeros_like(state["x"]) if found is None else found
+    return logits.detach(), grad if grad.sum().isfinite() else grad.nan_to_num(0.0, 0.0, 0.0)
+
+
+def advance(attack: Attack, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
+    """The state one step later."""
+    return state | attack.update(state, logits, grad, key) | {"taken": state["taken"] + 1}
+
+
+def perturb(
+    attack: Attack,
+    model: Net,
+    x: Tensor,
+    y: Tensor,
+    *,
+    index: Tensor | None = None,
+    seed: int = 0,
+    drop: bool = True,
+    micro_batch: int | None = None,
+    predictions: Tensor | None = None,
+    randomized: bool | None = None,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Attack images x (n, c, h, w) in [0, 1] with labels y (n,) int64; the model is left as it was found.
+
+    index (n,) int64: place of each image in its data set (0..n-1 if not given), which with `seed` keys its draws, so
+    that results do not depend on batches. drop=False goes on with images that are fooled already: slower, same flags.
+    micro_batch: images at a time (None: what fits). predictions (n,) int64: the model's answers for x where they are
+    known already. randomized: whether the model draws noise (None: find out). A randomized model is judged by the
+    most frequent of its answers in `DRAWS` forward passes, and nothing is dropped on one lucky draw.
+    Raises DataError (images, labels), ArchitectureError, WeightError (NaN), VerificationError (beyond the radius).
+    """
+    begun, radius = time.perf_counter(), attack.radius
+    check_inputs(x, y)
+    index = torch.arange(len(x)) if index is None else index.cpu()
+    with frozen(model):
+        random = bool(len(x) and is_randomized(model, x[:PROBE_IMAGES])) if randomized is None else randomized
+        batch = micro_batch or (fitting_batch(model, x[:1]) if len(x) else 1)
+        victim = Victim(model, batch, DRAWS if random else 1)
+        clean = victim.answers(x, y) if predictions is None else predictions
+        run = _Run(attack, victim, x, y, index, clean, drop and not random, progress)
+        for repeat in range(attack.repeats):
+            run.one_start(repeat, (seed, registry.name_of(attack), repeat))
+    norms = NORMS[attack.norm].size(run.adversarial - x)
+    _verify(attack, radius, norms, run.adversarial)
+    return AttackResult(
+        adversarial=run.adversarial,
+        fooled=run.fooled,
+        clean_correct=run.correct,
+        predictions=run.answers,
+        norms=norms,
+        first_step=run.first,
+        forwards=victim.forwards,
+        backwards=victim.backwards,
+        unconfirmed=run.unconfirmed,
+        zero_gradient=run.zero_gradient,
+        randomized=random,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+class _Run:
+    """One attack on one set of images: what is known of each image, filled in start by start."""
+
+    def __init__(
+        self,
+        attack: Attack,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor,
+        clean: Tensor,
+        drop: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.attack, self.victim, self.x, self.y, self.index = attack, victim, x, y, index
+        self.drop, self.progress = drop, progress
+        self.correct = clean == y
+        self.adversarial, self.answers = x.clone(), clean.clone()
+        self.fooled = torch.zeros_like(self.correct)
+        self.first = torch.full_like(y, -1)
+        self.unconfirmed = self.zero_gradient = 0
+        self.steps = 0  # of the current start, those saved by dropping included
+
+    def one_start(self, repeat: int, key: Key) -> None:
+        """Attack what is still robust from one start, then let the model as it is judge every result."""
+        rows = (self.correct & ~self.fooled).nonzero()[:, 0]
+        if not len(rows):
+            return
+        self.steps = (int(self.correct.sum()) * (repeat + 1) - len(rows)) * self.attack.iterations
+        with channels_last(self.victim.model):
+            self._search(rows, key, count_zeros=repeat == 0)
+        answers = self.victim.answers(self.adversarial[rows], self.y[rows])
+        wrong, claimed = answers != self.y[rows], self.first[rows] >= 0
+        self.unconfirmed += int((claimed & ~wrong).sum())
+        first = torch.where(claimed, self.first[rows], self.attack.iterations)
+        self.first[rows] = torch.where(wrong, first, -1)
+        self.fooled[rows], self.answers[rows] = wrong, answers
+
+    def _search(self, waiting: Tensor, key: Key, count_zeros: bool) -> None:
+        """Step the images `waiting` (k,) in batches that are refilled as images leave; fills adversarial and first."""
+        batch, state = self.victim.batch, None
+        while len(waiting) or state is not None:
+            room = batch - (0 if state is None else len(state["y"]))
+            if len(waiting) and (state is None or 4 * room >= batch):
+                state = _join(state, self._enter(waiting[:room], key))
+                waiting = waiting[room:]
+            assert state is not None
+            logits, grad = gradient(self.attack, self.victim, state)
+            self.victim.backwards += len(grad)
+            if count_zeros:
+                self.zero_gradient += int(((state["taken"] == 0) & ~grad.flatten(1).any(1)).sum())
+            stay = self._note_success(state, logits)
+            self._tell(len(stay) + int((self.attack.iterations - 1 - state["taken"])[~stay].sum()))
+            state, logits, grad = _select(state, stay), logits[stay], grad[stay]
+            if len(logits):
+                state = advance(self.attack, state, logits, grad, key)
+                state = self._retire(state)
+            state = state if len(state["y"]) else None
+
+    def _enter(self, rows: Tensor, key: Key) -> State:
+        """The state of images that start; `row` is their place in this run."""
+        device = device_of(self.victim.model, self.x.device)
+        x, y, index = (t[rows].to(device) for t in (self.x, self.y, self.index))
+        return begin(self.attack, x, y, key, index) | {"row": rows.to(device)}
+
+    def _note_success(self, state: State, logits: Tensor) -> Tensor:
+        """Keep the first success of each image; (k,) bool: which images go on."""
+        won = torch.zeros_like(state["y"], dtype=torch.bool)
+        if self.victim.draws == 1:  # one draw of a randomized model proves nothing: its last point is judged
+            won = self.attack.success(state, logits)
+            rows = state["row"][won].to(self.first.device)
+            new = self.first[rows] < 0
+            self.adversarial[rows[new]] = state["x"][won].to(self.x.device)[new]
+            self.first[rows[new]] = state["taken"][won].to(self.first.device)[new]
+        return ~won if self.drop else torch.ones_like(won)
+
+    def _retire(self, state: State) -> State:
+        """Take out the images that have had all their steps; their last point is what is verified."""
+        done = state["taken"] >= self.attack.iterations
+        rows = state["row"][done].to(self.first.device)
+        new = self.first[rows] < 0
+        self.adversarial[rows[new]] = state["x"][done].to(self.x.device)[new]
+        return _select(state, ~done)
+
+    def _tell(self, steps: int) -> None:
+        self.steps += steps
+        if self.progress:
+            self.progress(self.steps, int(self.correct.sum()) * self.attack.iterations * self.attack.repeats)
+
+
+def _select(state: State, keep: Tensor) -> State:
+    return state if keep.all() else {name: values[keep] for name, values in state.items()}
+
+
+def _join(state: State | None, more: State) -> State:
+    return more if state is None else {name: torch.cat([state[name], more[name]]) for name in state}
+
+
+def _verify(attack: Attack, radius: float, norms: Tensor, adversarial: Tensor) -> None:
+    """VerificationError where a perturbation is larger than allowed or leaves the box: a wrong attack, not a result."""
+    worst = float(norms.max()) if len(norms) else 0.0
+    if worst > radius + _TOLERANCE or not (
+        adversarial.numel() == 0 or 0 <= adversarial.min() <= adversarial.max() <= 1
+    ):
+        raise VerificationError(
+            f"{type(attack).__name__} gave a perturbation of {attack.norm} norm {worst:.8g} for a radius {radius:g}, "
+            f"pixels from {adversarial.min():g} to {adversarial.max():g}.",
+            "Please report this: an attack must stay inside its ball and the box.",
+        )
