@@ -1,6 +1,7 @@
 """Zip archives, as torch.save and torch.export write them: opened with care for damage and absurd sizes."""
 
 import io
+import struct
 import zipfile
 import zlib
 from typing import BinaryIO
@@ -8,7 +9,17 @@ from typing import BinaryIO
 from .errors import InputFileError
 
 MAX_UNPACKED = 2**30  # bytes an archive may unpack to when that is far more than its own size
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)  # on reading an entry
+DAMAGE = (  # what zipfile raises on bytes that are not what they should be
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def open_zip(stream: BinaryIO) -> zipfile.ZipFile:
@@ -17,7 +28,7 @@ def open_zip(stream: BinaryIO) -> zipfile.ZipFile:
     stream.seek(0)
     try:
         archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise InputFileError(
             f"this starts like a PyTorch checkpoint (a zip archive), but it is damaged or cut short: {error}.",
             "Copy or download it again.",

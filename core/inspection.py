@@ -25,11 +25,11 @@ def inspect(source: str | Path | BinaryIO) -> dict[str, Any]:
     notes     what is unwrapped or left out on loading
     tensors   name, shape, dtype, scheme ("stored" if not packed), encoding, alphabet, weights, zeros, bytes and bits
               (per weight, scales included); zeros is None where the data were not read
-    totals    tensors, weights, zeros, bytes, bits_per_weight of the tensors, overhead (bytes of everything else)
+    totals    tensors, weights, zeros, bytes, bits (of a weight) of all tensors, overhead (bytes of everything else)
     aliases   tied tensors;  meta: provenance of a robustq file
 
     Raises InputFileError for a file that is missing, unreadable, empty, of no known kind, or
-    damaged so that not even its tensors can be listed.
+    damaged so that not even its tensors can be listed, and WeightError for NaN in a packed weight.
     """
     with checkpoint.opened(source) as (stream, place), checkpoint.located(place):
         kind = sniff.sniff(stream)
@@ -120,7 +120,8 @@ def _onnx(stream: BinaryIO) -> dict[str, Any]:
 def _onnx_row(tensor: Any) -> Row:
     from onnx import TensorProto
 
-    dtype = TensorProto.DataType.Name(tensor.data_type).lower()
+    known = TensorProto.DataType.values()
+    dtype = TensorProto.DataType.Name(tensor.data_type).lower() if tensor.data_type in known else "unknown"
     external = tensor.data_location == TensorProto.EXTERNAL
     size = 0 if external else len(tensor.raw_data) or tensor.ByteSize()
     row = _shape_row(tensor.name, outline.Shape(tuple(tensor.dims), {"float": "float32"}.get(dtype, dtype)))
@@ -191,6 +192,6 @@ def _totals(rows: list[Row], file_bytes: int) -> dict[str, Any]:
         "weights": weights,
         "zeros": zeros,
         "bytes": size if known else None,
-        "bits_per_weight": round(8 * size / weights, 3) if known and weights else None,
+        "bits": round(8 * size / weights, 3) if known and weights else None,
         "overhead": file_bytes - size if known else None,
     }

@@ -71,7 +71,7 @@ def test_a_plain_checkpoint():
         "weights": 2,
         "zeros": 1,
         "bytes": 8,
-        "bits_per_weight": 32.0,
+        "bits": 32.0,
         "overhead": found["bytes"] - 8,
     }
 
@@ -122,12 +122,15 @@ def test_onnx_initializers():
     weight = numpy_helper.from_array(torch.ones(2, 3).numpy(), "w")
     outside = TensorProto(name="far", dims=[10], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="/etc/passwd")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value], [weight, outside])
+    strange = TensorProto(name="strange", dims=[1], data_type=99, raw_data=b"12")
+    tensors = [weight, outside, strange]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value], tensors)
     found = inspect(io.BytesIO(helper.make_model(graph, producer_name="test").SerializeToString()))
     assert (found["kind"], found["loadable"], found["meta"]["producer"]) == ("onnx", False, "test")
     table = rows(found)
     assert (table["w"]["shape"], table["w"]["dtype"], table["w"]["bytes"]) == ([2, 3], "float32", 24)
     assert (table["far"]["scheme"], table["far"]["bytes"]) == ("external", 0)
+    assert (table["strange"]["dtype"], table["strange"]["bytes"]) == ("unknown", 2)
 
 
 def test_other_kinds_are_named(tmp_path):

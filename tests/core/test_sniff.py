@@ -116,10 +116,21 @@ def test_absurdly_compressed_archives_are_refused(monkeypatch):
         sniff(stream)
 
 
-def test_entries_are_read_with_their_checksum():
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (30 + len("m/data.pkl"), b"y"),  # the one byte of content, against its checksum
+        (30, b"\xff"),  # the name
+        (-6, b"\xff\xff\xff\x7f"),  # where the directory is
+    ],
+)
+def test_damaged_entries_are_named(place, value):
     data = bytearray(zipped("m/data.pkl"))
-    data[data.index(b"m/data.pkl") + len(b"m/data.pkl")] ^= 1  # the one byte of content
-    with pytest.raises(InputFileError, match=r"data\.pkl in the archive cannot be read"):
+    data[place : place + len(value) or None] = value
+    with pytest.raises(InputFileError, match=r"data\.pkl in the archive cannot be read|damaged or cut short"):
         archive.read_entry(io.BytesIO(bytes(data)), "data.pkl")
+
+
+def test_missing_entries_are_named():
     with pytest.raises(InputFileError, match="other"):
         archive.read_entry(io.BytesIO(zipped("m/data.pkl")), "other")
