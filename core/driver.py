@@ -201,7 +201,7 @@ class _Run:
             if count_zeros:
                 self.zero_gradient += int(((state["taken"] == 0) & ~grad.flatten(1).any(1)).sum())
             stay = self._note_success(state, logits)
-            self._tell(len(stay) + int((self.attack.iterations - 1 - state["taken"])[~stay].sum()))
+            self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
             state, logits, grad = _select(state, stay), logits[stay], grad[stay]
             if len(logits):
                 state = advance(self.attack, state, logits, grad, key)

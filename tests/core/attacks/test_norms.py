@@ -1,0 +1,66 @@
+"""Balls, projections and steepest directions, checked against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustq.core.attacks.norms import NORMS
+
+ORDER = {"linf": float("inf"), "l2": 2.0}
+names = pytest.mark.parametrize("name", list(NORMS))
+
+
+def draw(seed: int, n: int = 5) -> torch.Tensor:
+    return torch.randn(n, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+@names
+@given(seed=st.integers(0, 10_000), eps=st.floats(0.0, 20.0))
+def test_projection_is_the_nearest_point_of_the_ball(name: str, seed: int, eps: float) -> None:
+    norm, delta = NORMS[name], draw(seed)
+    nearest = norm.project(delta, eps)
+    assert (norm.size(nearest) <= eps + 1e-6).all()
+    inside = norm.size(delta) <= eps
+    assert torch.allclose(nearest[inside], delta[inside], rtol=1e-6)
+    # No other point of the ball is nearer in the Euclidean sense: <delta - nearest, other - nearest> <= 0.
+    other = norm.project(draw(seed + 1), eps)
+    assert (((delta - nearest) * (other - nearest)).flatten(1).sum(1) <= 1e-3).all()
+
+
+@names
+@given(seed=st.integers(0, 10_000))
+def test_steepest_has_unit_size_and_the_largest_slope(name: str, seed: int) -> None:
+    norm, grad = NORMS[name], draw(seed)
+    best = norm.steepest(grad)
+    assert torch.allclose(norm.size(best), torch.ones(5), atol=1e-6)
+    other = norm.ball(("other", seed), torch.arange(5), (3, 4, 5))
+    assert ((grad * best).flatten(1).sum(1) >= (grad * other).flatten(1).sum(1)).all()
+
+
+@names
+def test_size_agrees_with_torch(name: str) -> None:
+    delta = draw(3)
+    expected = torch.linalg.vector_norm(delta.flatten(1), ord=ORDER[name], dim=1)
+    assert torch.allclose(NORMS[name].size(delta), expected)
+
+
+@names
+def test_steepest_of_tiny_and_of_zero_gradients(name: str) -> None:
+    grad = torch.zeros(2, 1, 2, 2)
+    grad[0, 0, 0, 0] = 1e-30  # its square underflows in float32
+    best = NORMS[name].steepest(grad)
+    assert best[0, 0, 0, 0] == pytest.approx(1.0)
+    assert not best[1].any()
+
+
+@names
+def test_ball_is_uniform_inside_and_keyed_by_image(name: str) -> None:
+    index = torch.arange(4000)
+    points = NORMS[name].ball(("key", 1), index, (1, 1, 2))
+    assert (NORMS[name].size(points) <= 1 + 1e-6).all()
+    # Half of the radius holds a quarter of the area.
+    assert (NORMS[name].size(points) <= 0.5).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert points.mean((0, 1, 2)).abs().max() < 0.04
+    assert torch.equal(NORMS[name].ball(("key", 1), index[7:9], (1, 1, 2)), points[7:9])
+    assert not torch.equal(NORMS[name].ball(("key", 2), index, (1, 1, 2)), points)
