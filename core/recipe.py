@@ -149,6 +149,16 @@ class Recipe:
             _assign(content, place.split("."), value, f"--set {text}")
         return Recipe.from_dict({k: v for k, v in content.items() if v is not None}, "--set")
 
+    def portable(self) -> "Recipe":
+        """A copy without what only holds on this machine: the data folder, the parent's folder, the thread count."""
+        init = self.model.init and Path(self.model.init).name
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model, init=init),
+            data=dataclasses.replace(self.data, dir=None),
+            run=dataclasses.replace(self.run, threads=None),
+        )
+
     def replace(self, section: str, **changes: Any) -> "Recipe":
         """A copy with the given entries of one section changed; None leaves an entry as it is."""
         given = {k: v for k, v in changes.items() if v is not None}

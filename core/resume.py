@@ -31,7 +31,7 @@ def load(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     saved = json.loads(state.pop("fingerprint"))
     now = json.loads(json.dumps(fingerprint, sort_keys=True))
     if saved != now:
-        changed = ", ".join(_changes(saved, now)) or "the data or the parent"
+        changed = ", ".join(place.removeprefix("recipe.") for place in _changes(saved, now))
         raise TrainingError(f"{path} belongs to another run: {changed} differs.", remedy)
     return state
 

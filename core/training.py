@@ -103,8 +103,9 @@ class _Run:
 
     def loop(self, state_path: Path | None, on_event: Event) -> None:
         saved = time.monotonic()
-        while self.step < self.total:
-            epoch, place = divmod(self.step, self.steps_per_epoch)
+        while len(self.history) < self.settings.epochs:
+            epoch = len(self.history)
+            place = self.step - epoch * self.steps_per_epoch  # all steps, where the run was killed before validation
             order = rng.permutation((self.seed, "order", epoch), len(self.train_data))
             begun = time.monotonic()
             for i in range(place, self.steps_per_epoch):
@@ -235,7 +236,7 @@ class _Run:
             "arch": {"name": self.arch.name, "args": self.arch.options},
             "normalization": normal,
             "data": self.recipe.data.name,
-            "recipe": self.recipe.to_dict(),
+            "recipe": self.recipe.portable().to_dict(),
         }
         if self.recipe.compress:
             meta |= {"methods": [spec.to_dict() for spec in self.recipe.compress], "keep_fp": list(self.recipe.keep_fp)}
@@ -249,7 +250,7 @@ class _Run:
     def fingerprint(self) -> dict[str, Any]:
         """What a saved state must agree with: the run's description, its data and its parent."""
         parent = self.parent.sha256 if self.parent else None
-        return {"recipe": self.recipe.to_dict(), "data": self.train_data.sha256, "parent": parent}
+        return {"recipe": self.recipe.portable().to_dict(), "data": self.train_data.sha256, "parent": parent}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from .architecture import Classifier
 from .attacks.attack import Attack, Key
-from .evaluation import craft
+from .driver import craft
 from .session import Session
 
 

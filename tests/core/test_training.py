@@ -48,7 +48,7 @@ TERNARY = [{"name": "binary-relax", "bits": 2}]
 
 
 def test_learning_happens(images: str) -> None:
-    result = train(recipe(images, train={"epochs": 6}, objective={"name": "natural"}))
+    result = train(recipe(images, train={"epochs": 8, "batch_size": 16}, objective={"name": "natural"}))
     assert result.history[-1]["clean"]["value"] >= 0.9
     assert result.history[-1]["robust"] is None
     assert result.history[-1]["loss"] < result.history[0]["loss"]
