@@ -196,7 +196,7 @@ def _warnings(
             kind = {1: "binary", 2: "ternary"}[method["bits"]]
             found.append(
                 f"{kind} weights without training probably lose the model's accuracy (a CIFAR-10 ResNet-20 made "
-                "ternary falls from 91.7% to about 10%). Recover it with: "
+                "ternary falls from 91.7% to about 18%). Recover it with: "
                 + _training(path, {**method, "name": "binary-relax"})
             )
         if method.get("block", 0) >= 4:

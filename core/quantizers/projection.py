@@ -20,6 +20,7 @@ _SMALL = 500  # rows shorter than this have local optima that several starts avo
 _CHEAP = 50_000_000  # breakpoints (weights * levels) of a tensor up to which `best` means the exact sweep ...
 _LONG = 10_000_000  # ... and of one row, which is held in memory six times over
 _CHUNK = 4_000_000  # breakpoints of several rows that are swept at once
+_FEW = 15  # levels beyond which Lloyd's result is as good and much sooner there
 METHODS = ("best", "lloyd", "exact", "released")
 RULES = ("exact", "twn", "released")
 
@@ -98,7 +99,7 @@ def uniform(w: Tensor, levels: int, method: str = "best", start: Tensor | None =
             0 begin as if there were none. With it only this start is tried and `method` is not used.
     """
     a = w.abs()
-    cheap = w.numel() * levels <= _CHEAP and w.shape[1] * levels <= _LONG
+    cheap = levels <= _FEW and w.numel() * levels <= _CHEAP and w.shape[1] * levels <= _LONG
     exact = method == "exact" or (method == "best" and cheap)
     if exact and start is None:
         q = _sweep(a, levels)
