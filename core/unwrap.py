@@ -109,25 +109,31 @@ def _step(found: Any, notes: list[str]) -> Any:
         return None
     if not isinstance(found, Mapping):
         return None
-    inside = {str(key): value for key, value in found.items() if isinstance(value, (Mapping, nn.Module)) and value}
-    chosen = next((name for name in WRAPPERS if name in inside), None)
+    entries = {str(key): value for key, value in found.items() if not isinstance(value, Tensor)}
+    chosen = next((name for name in WRAPPERS if _holds(entries.get(name), 3)), None)
     if chosen is None:
-        holders = [name for name, value in inside.items() if _has_tensors(value)]
-        if not holders or _has_tensors(found):
+        states = [name for name, value in entries.items() if _holds(value, 1)]  # an optimizer's tensors lie deeper
+        if not states or len(entries) < len(found):
             return None
-        if len(holders) > 1:
-            raise InputFileError(
-                f"it holds {len(holders)} sets of tensors: {', '.join(holders[:8])}.",
-                "Save the one you want by itself.",
-            )
-        chosen = holders[0]
+        if len(states) > 1:
+            several = ", ".join(states[:8])
+            raise InputFileError(f"it holds {len(states)} sets of tensors: {several}.", "Save the one you want alone.")
+        chosen = states[0]
     notes.append(f"entry {chosen!r}")
     _note_rest(found, {chosen: None}, notes)
-    return inside[chosen]
+    return entries[chosen]
 
 
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, nn.Module) or any(isinstance(entry, Tensor) for entry in value.values())
+def _holds(value: Any, depth: int, seen: frozenset[int] = frozenset()) -> bool:
+    """Whether there is a module, or a tensor at most `depth` tables down; of a list the first item counts."""
+    if id(value) in seen:
+        return False
+    seen = seen | {id(value)}
+    if isinstance(value, (list, tuple)) and value:
+        return _holds(value[0], depth, seen)
+    if isinstance(value, Mapping) and depth > 0:
+        return any(isinstance(item, Tensor) or _holds(item, depth - 1, seen) for item in value.values())
+    return isinstance(value, nn.Module)
 
 
 def _note_rest(found: Mapping[Any, Any], taken: Mapping[str, Any], notes: list[str]) -> None:

@@ -18,6 +18,9 @@ STATE = {"w": torch.ones(2, 3), "b": torch.zeros(2)}
         ({"ema": STATE, "model": STATE}, ["entry 'model'", "left out: ema"]),
         ({"ema": {"shadow": STATE, "decay": 0.9}}, ["entry 'ema'", "entry 'shadow'", "left out: decay"]),
         ([STATE, STATE, STATE], ["item 0 of a list of 3"]),
+        ({"state_dict": [STATE, STATE], "err": 0.1}, ["entry 'state_dict'", "left out: err", "item 0 of a list of 2"]),
+        ({"model": {"depth": 20}, "weights": STATE}, ["entry 'weights'", "left out: model"]),
+        ({"actor": STATE, "optimizer": {"state": {0: {"step": STATE["b"]}}}}, ["entry 'actor'", "left out: optimizer"]),
         ([{"state_dict": STATE}], ["item 0 of a list of 1", "entry 'state_dict'"]),
         ({"generator": STATE, "lr": 0.1}, ["entry 'generator'", "left out: lr"]),
         ({**STATE, "epoch": 3}, ["left out: epoch"]),
@@ -62,11 +65,13 @@ def test_what_is_no_state_dict_is_refused(found, message):
         unwrap(found)
 
 
-def test_a_list_that_holds_itself_ends():
-    endless = []
+def test_what_holds_itself_ends():
+    endless: list[object] = []
     endless.append(endless)
     with pytest.raises(InputFileError, match="list of 1"):
         unwrap(endless)
+    with pytest.raises(InputFileError, match="holds: model, extra"):
+        unwrap({"model": endless, "extra": [[0]]})
 
 
 def test_tied_tensors_are_kept_once():
