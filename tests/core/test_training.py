@@ -91,9 +91,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(images: str, tmp_path: Path, sto
     with pytest.raises(KeyboardInterrupt):
         train(described, state_path=state, on_event=kill)
     assert state.exists()
-    steps: list[int] = []
-    resumed = train(described, state_path=state, on_event=lambda e: steps.append(e.get("step", -1)))
-    assert steps[0] == stop_at + 1
+    events: list[dict[str, Any]] = []
+    resumed = train(described, state_path=state, on_event=events.append)
+    assert next(e["step"] for e in events if e["kind"] == "step") == stop_at + 1
     assert dumps(resumed.checkpoint) == dumps(whole.checkpoint)
     assert [{**e, "seconds": 0} for e in resumed.history] == [{**e, "seconds": 0} for e in whole.history]
     assert not state.exists()
