@@ -11,18 +11,10 @@ from .errors import OutputError
 
 def check_output(path: str | Path, force: bool = False) -> None:
     """Raise OutputError now, before long work, if `path` cannot be written or exists already (without `force`)."""
-    place = Path(path)
-    if place.is_dir():
-        raise OutputError(f"{place} is a folder.", "Give the name of a file.")
-    if not place.exists():
-        folder = place.parent
-        if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist"
-            raise OutputError(f"{place} cannot be written: {folder} {problem}.", "Make the folder, or choose another.")
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"{place} cannot be written: {folder} is read-only.", "Choose another folder.")
-    elif place.is_file() and not force:
-        raise OutputError(f"{place} exists already.", "Choose another name, or replace it with --force.")
+    try:
+        _check(Path(path), force)
+    except OSError as error:  # a folder on the way that may not be entered, a name too long
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", _remedy(error)) from error
 
 
 def write(path: str | Path, data: bytes, force: bool = False) -> int:
@@ -44,8 +36,22 @@ def write(path: str | Path, data: bytes, force: bool = False) -> int:
     return len(data)
 
 
+def _check(place: Path, force: bool) -> None:
+    if place.is_dir():
+        raise OutputError(f"{place} is a folder.", "Give the name of a file.")
+    if not place.exists():
+        folder = place.parent
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "does not exist"
+            raise OutputError(f"{place} cannot be written: {folder} {problem}.", "Make the folder, or choose another.")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{place} cannot be written: {folder} is read-only.", "Choose another folder.")
+    elif place.is_file() and not force:
+        raise OutputError(f"{place} exists already.", "Choose another name, or replace it with --force.")
+
+
 def _replace(place: Path, data: bytes) -> None:
-    temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}.part")
+    temporary = place.with_name(f".robustq-{secrets.token_hex(8)}.part")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -46,7 +46,12 @@ def test_existing_file_needs_force(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("", "is a folder"), ("missing/out.bin", "missing does not exist"), ("file/out.bin", "file is not a folder")],
+    [
+        ("", "is a folder"),
+        ("missing/out.bin", "missing does not exist"),
+        ("file/out.bin", "file is not a folder"),
+        ("n" * 300, "name too long"),
+    ],
 )
 def test_impossible_places(tmp_path, name, message):
     (tmp_path / "file").write_bytes(b"")
