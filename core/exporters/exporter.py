@@ -56,9 +56,9 @@ class Exporter(Method):
 
 
 def put(data: bytes, path: Path, force: bool) -> None:
-    """Write verified bytes and read them back; VerificationError, and no file, if the disk gave others."""
+    """Write verified bytes and read them back; VerificationError, and no file, if the disk gives others."""
     files.write(path, data, force)
-    if path.read_bytes() != data:
+    if path.is_file() and path.read_bytes() != data:  # a device or a named pipe gives nothing back
         path.unlink()
         raise VerificationError(
             f"{path}: the {len(data)} bytes read back are not those that were written; the file was removed.",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import VerificationError
 from ..packed import Packed
@@ -16,32 +16,20 @@ BATCHES = (1, 7)
 REPORT = "This is a fault of robustq, torch.onnx or onnxruntime: please report it."
 
 
-def decoded(data: bytes, packed: Mapping[str, Packed]) -> dict[str, Tensor]:
-    """Name -> dense weight, for the compressed tensors that the file decodes."""
-    graph = onnx.load_from_string(data).graph
-    made = {name for node in graph.node for name in node.output} | {t.name for t in graph.initializer}
-    return {name: p.dense() for name, p in packed.items() if name in made}
-
-
 def compare(
     runtime: Any,
     data: bytes,
     classifier: nn.Module,
-    weights: Mapping[str, Tensor],
+    packed: Mapping[str, Packed],
     shape: tuple[int, ...],
     tolerance: float,
 ) -> float:
     """max |ONNX - torch| / max |torch| over the logits of random images in [0, 1]; VerificationError if too large.
 
     runtime  the onnxruntime module
-    weights  name in the file -> the dense float32 weight that its decoding has to give, bit by bit
+    packed   name in the graph -> the compressed tensor whose dense weight the file has to give, bit by bit
     """
-    model = onnx.load_from_string(data)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # the checker raises several kinds, from C++ too
-        raise VerificationError(f"onnx.checker refuses the file: {str(error).strip()}", REPORT) from error
-    _compare_weights(runtime, model, weights, shape)
+    _compare_weights(runtime, _parse(data), packed, shape)
     session = _session(runtime, data)
     draws = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -69,10 +57,21 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return error / largest if largest else error
 
 
+def _parse(data: bytes) -> onnx.ModelProto:
+    try:
+        model = onnx.load_from_string(data)
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # protobuf's, the checker's and shape inference's have no common class
+        raise VerificationError(f"onnx.checker refuses the file: {str(error).strip()}", REPORT) from error
+    return model
+
+
 def _compare_weights(
-    runtime: Any, model: onnx.ModelProto, weights: Mapping[str, Tensor], shape: tuple[int, ...]
+    runtime: Any, model: onnx.ModelProto, packed: Mapping[str, Packed], shape: tuple[int, ...]
 ) -> None:
     """Ask a copy of the graph for its decoded weights too."""
+    made = {name for node in model.graph.node for name in node.output} | {t.name for t in model.graph.initializer}
+    weights = {name: p.dense() for name, p in packed.items() if name in made}
     if not weights:
         return
     probe = onnx.ModelProto()

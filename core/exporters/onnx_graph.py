@@ -1,6 +1,5 @@
 """A classifier as an ONNX graph whose compressed weights are still open, and the closing of them."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ INPUT, OUTPUT = "input", "logits"
 def trace(classifier: nn.Module, shape: tuple[int, ...], opset: int, open_names: set[str]) -> onnx.ModelProto:
     """The graph of x (batch, *shape) -> logits, batch free; parameters in `open_names` become inputs of the graph.
 
+    The classifier is on the CPU, in eval mode.
     Batch normalisation keeps its own nodes: folded into a convolution it would turn low-bit weights into floats.
     Constants are folded, but nothing that depends on an open weight is.
     """
@@ -41,7 +41,7 @@ def trace(classifier: nn.Module, shape: tuple[int, ...], opset: int, open_names:
         raise ArchitectureError(
             f"This network uses operators that opset {opset} does not have"
             f" (the exporter gave opset {model.opset_import[0].version}).",
-            "Try --set export.style=base3 or style=dense, which need an older opset.",
+            "Use the exporter's option style=base3 or style=dense, which need an older opset.",
         )
     _strip(model)
     if not _nested(model.graph):
@@ -71,7 +71,7 @@ def _export(classifier: nn.Module, shape: tuple[int, ...], opset: int) -> Any:
     try:
         with _quiet():
             program = torch.onnx.export(
-                copy.deepcopy(classifier).cpu().eval(),
+                classifier,
                 (example,),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
