@@ -172,3 +172,35 @@ def test_powers_of_two_alphabet():
     assert set(codes.abs().flatten().tolist()) == {0, 1, 2, 4, 8}
     exact, scale = projection.powers_of_two(torch.tensor([[0.5, -1.0, 2.0, 0.0, 4.0]]), 4)
     assert (exact * scale).tolist() == [[0.5, -1.0, 2.0, 0.0, 4.0]]
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0, 4.0, 300.0])
+def test_relaxed_weight_is_the_prox_of_the_distance(lam):
+    """Objective 1/2 ||u - w||^2 + lam/2 dist(u, Q)^2 is least at (w + lam P(w)) / (1 + lam)."""
+    w = torch.randn(1, 12, generator=torch.Generator().manual_seed(5))
+
+    def distance(u: Tensor) -> Tensor:
+        codes, scale = projection.ternary(u)
+        return (u - codes * scale).square().sum(1)
+
+    def objective(u: Tensor) -> Tensor:
+        return (u - w).square().sum(1) / 2 + lam / 2 * distance(u)
+
+    codes, scale = projection.ternary(w)
+    relaxed = (w + lam * codes * scale) / (1 + lam)
+    noise = torch.randn(1000, 12, generator=torch.Generator().manual_seed(6))
+    tried = relaxed + noise * torch.logspace(-3, 0, 1000)[:, None]
+    assert (objective(tried) >= objective(relaxed) - 1e-6).all()
+    assert float(distance(relaxed).sqrt()) == pytest.approx(float(distance(w).sqrt()) / (1 + lam), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lam", "expected"),
+    [
+        (1, [0.8833333, -0.1, 0.025, -0.9833333, 0.7333333]),
+        (4, [0.8733333, -0.04, 0.01, -0.9133333, 0.8133333]),
+    ],
+)
+def test_golden_relaxed(lam, expected):
+    codes, scale = projection.ternary(GOLDEN)
+    assert ((GOLDEN + lam * codes * scale) / (1 + lam)).flatten().tolist() == pytest.approx(expected, abs=1e-6)
