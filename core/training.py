@@ -235,7 +235,7 @@ class _Run:
         meta: dict[str, Any] = {
             "arch": {"name": self.arch.name, "args": self.arch.options},
             "normalization": normal,
-            "data": self.recipe.data.name,
+            "data": {"name": self.recipe.data.name, "shape": list(self.train_data.shape)},
             "recipe": self.recipe.portable().to_dict(),
         }
         if self.recipe.compress:
