@@ -54,6 +54,12 @@ def test_balance_golden():
     assert moved.max() == 1
 
 
+def test_balance_moves_nothing_that_is_in_place_however_much_is_missing():
+    nearest = Quantized(torch.tensor([[1, 1, 0, 0, 0]], dtype=torch.int8), torch.ones(1, 1), 1)
+    found = balanced(torch.tensor([[5.0, 5.0, 0.0, -0.2, 0.3]]), nearest)
+    assert found.codes.tolist() == [[1, 1, 0, 0, 1]]  # clipped, clipped, pruned, wrong side, the one that can move
+
+
 def test_balance_leaves_exact_weights_and_zeros_alone():
     w = weight(4, 4, 3, 3)
     w[w.abs() < 0.7] = 0
