@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import registry
 from .attacks.attack import Attack, Key, State, begin
-from .attacks.norms import NORMS
+from .attacks.norms import NORMS, is_zero
 from .errors import VerificationError
 from .inference import (
     DRAWS,
@@ -127,7 +127,8 @@ def perturb(
         random = bool(len(x) and is_randomized(model, x[:PROBE_IMAGES])) if randomized is None else randomized
         batch = micro_batch or (fitting_batch(model, x[:1]) if len(x) else 1)
         victim = Victim(model, batch, DRAWS if random else 1)
-        clean = victim.answers(x, y) if predictions is None else predictions
+        with channels_last(model):
+            clean = victim.answers(x, y) if predictions is None else predictions
         run = _Run(attack, victim, x, y, index, clean, drop and not random, progress)
         for repeat in range(attack.repeats):
             run.one_start(repeat, (seed, registry.name_of(attack), repeat))
@@ -198,8 +199,9 @@ class _Run:
             assert state is not None
             logits, grad = gradient(self.attack, self.victim, state)
             self.victim.backwards += len(grad)
-            if count_zeros:
-                self.zero_gradient += int(((state["taken"] == 0) & ~grad.flatten(1).any(1)).sum())
+            first = state["taken"] == 0
+            if count_zeros and first.any():
+                self.zero_gradient += int((is_zero(grad) & first).sum())
             stay = self._note_success(state, logits)
             self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
             state, logits, grad = _select(state, stay), logits[stay], grad[stay]
@@ -216,18 +218,22 @@ class _Run:
 
     def _note_success(self, state: State, logits: Tensor) -> Tensor:
         """Keep the first success of each image; (k,) bool: which images go on."""
-        won = torch.zeros_like(state["y"], dtype=torch.bool)
-        if self.victim.draws == 1:  # one draw of a randomized model proves nothing: its last point is judged
-            won = self.attack.success(state, logits)
+        everything = torch.ones_like(state["y"], dtype=torch.bool)
+        if self.victim.draws > 1:  # one draw of a randomized model proves nothing: its last point is judged
+            return everything
+        won = self.attack.success(state, logits)
+        if won.any():
             rows = state["row"][won].to(self.first.device)
             new = self.first[rows] < 0
             self.adversarial[rows[new]] = state["x"][won].to(self.x.device)[new]
             self.first[rows[new]] = state["taken"][won].to(self.first.device)[new]
-        return ~won if self.drop else torch.ones_like(won)
+        return ~won if self.drop else everything
 
     def _retire(self, state: State) -> State:
         """Take out the images that have had all their steps; their last point is what is verified."""
         done = state["taken"] >= self.attack.iterations
+        if not done.any():
+            return state
         rows = state["row"][done].to(self.first.device)
         new = self.first[rows] < 0
         self.adversarial[rows[new]] = state["x"][done].to(self.x.device)[new]

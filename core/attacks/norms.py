@@ -28,6 +28,11 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def is_zero(delta: Tensor) -> Tensor:
+    """(n, ...) -> (n,) bool: images that are zero everywhere."""
+    return linf_size(delta) == 0
+
+
 def linf_size(delta: Tensor) -> Tensor:
     """(n, ...) -> (n,) largest absolute value of each image."""
     return delta.abs().flatten(1).amax(1)

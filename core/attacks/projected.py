@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import rng
 from ..option import option
 from .attack import Attack, Key, State, margin
-from .norms import NORMS, Norm
+from .norms import NORMS, Norm, is_zero
 
 _STEP_STREAM = 1 << 32  # above any image index: an image has one stream of draws for each of its steps
 
@@ -62,7 +62,7 @@ class Projected(Attack):
 
     def _without_zeros(self, grad: Tensor, state: State, key: Key) -> Tensor:
         """A random direction for images whose gradient is exactly zero, which would otherwise never move."""
-        zero = ~grad.flatten(1).any(1)
+        zero = is_zero(grad)
         if not zero.any():
             return grad
         stream = state["index"][zero] + _STEP_STREAM * (state["taken"][zero] + 1)
