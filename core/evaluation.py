@@ -111,8 +111,8 @@ def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
         )
     if result.zero_gradient > _MASKED * len(result.robust):
         found.append(
-            f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images (rounding "
-            "or saturation in the model?). Robust accuracy is probably overestimated: try loss=margin."
+            f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, so its "
+            "robust accuracy is overestimated. loss=margin helps where logits saturate, not where the model rounds."
         )
     if result.unconfirmed:
         found.append(

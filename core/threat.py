@@ -12,10 +12,11 @@ def resolve_attack(spec: Spec, data: str | None) -> Attack:
     """The attack of a spec; where no radius is given, the customary one of the data set, else OptionError."""
     options: dict[str, Any] = dict(spec.options)
     if options.get("eps") is None:
-        eps = datasets.info(data).eps if data is not None else None
+        norm = options.get("norm", "linf")
+        eps = datasets.info(data).eps if data is not None and norm == "linf" else None  # usual radii are L-inf radii
         if eps is None:
             raise OptionError(
-                f"there is no customary radius for {data or 'this data'}.",
+                f"there is no customary {norm} radius for {data or 'this data'}.",
                 "Give --eps, the radius in input units of [0, 1], for example --eps 8/255.",
             )
         options["eps"] = eps
