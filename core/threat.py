@@ -16,7 +16,7 @@ def resolve_attack(spec: Spec, data: str | None) -> Attack:
         eps = datasets.info(data).eps if data is not None and norm == "linf" else None  # usual radii are L-inf radii
         if eps is None:
             raise OptionError(
-                f"there is no customary {norm} radius for {data or 'this data'}.",
+                f"there is no customary radius for {data or 'this data'} in the {norm} norm.",
                 "Give --eps, the radius in input units of [0, 1], for example --eps 8/255.",
             )
         options["eps"] = eps

@@ -15,5 +15,5 @@ def test_the_customary_radius_of_the_data_unless_one_is_given() -> None:
 
 @pytest.mark.parametrize(("options", "data"), [({}, None), ({}, "digits"), ({"norm": "l2"}, "cifar10")])
 def test_no_radius_is_made_up(options: dict[str, str], data: str | None) -> None:
-    with pytest.raises(OptionError, match=r"no customary .* radius[\s\S]*--eps"):
+    with pytest.raises(OptionError, match=r"no customary radius[\s\S]*--eps"):
         resolve_attack(Spec("pgd", options), data)
