@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import math
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ class Classifier(nn.Module):
         self.net = net
         self.register_buffer("mean", _per_channel(mean, 0.0), persistent=False)
         self.register_buffer("std", _per_channel(std, 1.0), persistent=False)
+
+    @property
+    def normalization(self) -> dict[str, list[float]]:
+        """{"mean", "std"} as they are recorded in files: as many digits as float32 has."""
+        pairs = (("mean", self.mean), ("std", self.std))
+        return {name: [float(f"{v:.7g}") for v in values.flatten().tolist()] for name, values in pairs}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net((x - self.mean) / self.std)
@@ -117,12 +124,17 @@ def normalization(
     if recorded is None:
         return mean, std
     for flag, given, known in (("--mean", mean, recorded["mean"]), ("--std", std, recorded["std"])):
-        if given is not None and [float(v) for v in given] != [float(v) for v in known]:
+        if given is not None and not _same(given, known):
             raise OptionError(
                 f"{checkpoint.source.path}: {flag} is {list(given)}, but the file records {list(known)}.",
                 f"Leave {flag} out: the recorded normalisation is applied by itself.",
             )
     return recorded["mean"], recorded["std"]
+
+
+def _same(given: Sequence[float], known: Sequence[float]) -> bool:
+    """Equal as far as float32, in which they are used, can tell."""
+    return len(given) == len(known) and all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(given, known, strict=True))
 
 
 def _without_counters(entries: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
+from .errors import OptionError
 from .option import Method
 from .packed import Packed
 
@@ -17,6 +19,9 @@ Weights = Mapping[str, Tensor]
 
 class Session:
     """One compressor attached to one model for one training run."""
+
+    def join(self, optimizer: Optimizer) -> None:
+        """Called once before training: parameters of the session's own are added to the optimizer here."""
 
     def view(self, weights: Weights) -> dict[str, Tensor]:
         """What forward, backward and the attack see, from the latent weights; called once a batch, differentiable."""
@@ -66,7 +71,10 @@ class Compressor(Method):
 
     def attach(self, weights: Weights, total_steps: int) -> Session:
         """Start a session on the weights this compressor is to own (chosen by `targets.find`)."""
-        raise NotImplementedError
+        raise OptionError(
+            f"{type(self).__name__} works without data and has nothing to train.",
+            "Train with binary-relax, magnitude or circulant; `robustq methods` lists them.",
+        )
 
     @classmethod
     def trains(cls) -> bool:

@@ -99,5 +99,8 @@ def test_recorded_normalisation_wins_and_contradiction_is_refused() -> None:
     source = checkpoint(weights, normalization={"mean": [0.25], "std": [0.5]})
     assert architecture.build(source).mean.item() == 0.25
     assert architecture.build(source, mean=[0.25], std=[0.5]).std.item() == 0.5
+    recorded = architecture.Classifier(nn.Identity(), [0.286], [0.353]).normalization
+    assert recorded == {"mean": [0.286], "std": [0.353]}
+    assert architecture.build(checkpoint(weights, normalization=recorded), mean=[0.286]).mean.item() > 0.28
     with pytest.raises(OptionError, match=r"--std is \[0.3\], but the file records \[0.5\]"):
         architecture.build(source, std=[0.3])
