@@ -28,6 +28,7 @@ from .inference import (
 )
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
+Done = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,) bool
 Progress = Callable[[int, int], None]  # image steps done, image steps in all
 _TOLERANCE = 1e-6  # of the norm of a perturbation
 
@@ -66,18 +67,39 @@ class AttackResult:
 
 
 def craft(
-    attack: Attack, model: Net, x: Tensor, y: Tensor, key: Key, index: Tensor, loss: Loss | None = None
+    attack: Attack,
+    model: Net,
+    x: Tensor,
+    y: Tensor,
+    key: Key,
+    index: Tensor,
+    loss: Loss | None = None,
+    *,
+    start: Tensor | None = None,
+    done: Done | None = None,
 ) -> Tensor:
     """x (n, c, h, w) in [0, 1], y (n,) -> adversarial images, detached: the inner attack of training.
 
     All steps of one start for all images. The model is called as it is: train or eval mode is the caller's choice,
-    and no weight gradient is computed. Draws depend on key and index (n,) alone. `loss` replaces the attack's own.
+    and no weight gradient is computed. Draws depend on key and index (n,) alone. `loss` replaces the attack's own,
+    `start` (n, c, h, w) its first points; an image for which `done` holds at a point stays there.
     """
     state = begin(attack, x.detach(), y, key, index)
+    if start is not None:
+        state = state | {"x": start}
     for _ in range(attack.iterations):
         logits, grad = gradient(attack, model, state, loss)
-        state = advance(attack, state, logits, grad, key)
+        later = advance(attack, state, logits, grad, key)
+        state = later if done is None else _held(state, later, done(logits, y))
     return state["x"]
+
+
+def _held(state: State, later: State, held: Tensor) -> State:
+    """The later state, except for the images that are `held` (n,): they keep what they had."""
+    return {
+        name: torch.where(held.view(-1, *[1] * (new.dim() - 1)), state[name], new) if name in state else new
+        for name, new in later.items()
+    }
 
 
 def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor]:

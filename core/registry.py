@@ -22,6 +22,13 @@ TABLE: dict[str, dict[str, str]] = {
         "natural": "objectives.natural:Natural",
         "pgd-at": "objectives.pgd_at:PgdAt",
         "trade-off": "objectives.tradeoff:TradeOff",
+        "trades": "objectives.trades:Trades",
+        "mart": "objectives.mart:Mart",
+        "fast": "objectives.fast:Fast",
+        "free": "objectives.free:Free",
+        "mat": "objectives.mat:Mat",
+        "p-sat": "objectives.p_sat:PSat",
+        "awp": "objectives.awp:Awp",
     },
     "quantizer": {
         "projection": "quantizers.data_free:Projection",

@@ -64,15 +64,17 @@ def train(
         raise
     if state_path is not None:
         state_path.unlink(missing_ok=True)
-    return TrainResult(load(io.BytesIO(run.best)), run.history, run.warnings)
+    return TrainResult(load(io.BytesIO(run.best)), run.history, run.warnings + run.objective.remarks(run.history))
 
 
 class _Run:
     """Everything one training run holds; `state` is what a resumed one needs of it."""
 
     def __init__(self, recipe: Recipe, start: Checkpoint | None) -> None:
+        recipe = preparation.resolved(recipe, start)
         self.recipe, self.settings, self.seed = recipe, recipe.train, recipe.run.seed
         self.train_data, self.validation = preparation.data(recipe)
+        self.augment = recipe.data.augment or "none"
         self.arch = preparation.arch(recipe, start)
         self.model = preparation.model(recipe, start, self.arch)
         self.parent = start.source if start is not None else None
@@ -80,19 +82,20 @@ class _Run:
         self.attack = preparation.attack(recipe, self.objective)
         self.latent = dict(self.model.net.named_parameters())
         self.targets = targets.find(self.latent, recipe.keep_fp) if recipe.compress else targets.Targets((), ())
-        self.steps_per_epoch = math.ceil(len(self.train_data) / self.settings.batch_size)
+        self.batches = math.ceil(len(self.train_data) / self.settings.batch_size)
+        self.steps_per_epoch = self.batches * self.objective.replays
         self.total = self.steps_per_epoch * self.settings.epochs
         self.sessions = preparation.sessions(recipe, {n: self.latent[n] for n in self.targets.names}, self.total)
-        lr = self.settings.lr if self.settings.lr is not None else (0.1 if start is None else 0.01)
-        self.recipe = recipe.replace("train", lr=lr)
-        self.settings = self.recipe.train
         self.optimizer = torch.optim.SGD(
             self.latent.values(),
-            lr=lr,
+            lr=learning_rate(self.settings, 0.0),
             momentum=self.settings.momentum,
             nesterov=self.settings.nesterov and self.settings.momentum > 0,
             weight_decay=self.settings.weight_decay,
         )
+        for session in self.sessions:
+            session.join(self.optimizer)
+        self.memory: dict[str, Tensor] = {}
         self.step = 0
         self.best, self.best_score = b"", (False, -1.0, -1.0)
         self.history: list[dict[str, Any]] = []
@@ -109,7 +112,8 @@ class _Run:
             order = rng.permutation((self.seed, "order", epoch), len(self.train_data))
             begun = time.monotonic()
             for i in range(place, self.steps_per_epoch):
-                self._step(order[i * self.settings.batch_size : (i + 1) * self.settings.batch_size], epoch)
+                first = i // self.objective.replays * self.settings.batch_size
+                self._step(order[first : first + self.settings.batch_size], epoch)
                 on_event({"kind": "step", "step": self.step, "total": self.total, "loss": self.sums["loss"] / (i + 1)})
                 last = i + 1 == self.steps_per_epoch
                 if state_path is not None and not last and time.monotonic() - saved > SAVE_SECONDS:
@@ -123,12 +127,13 @@ class _Run:
 
     def _step(self, index: Tensor, epoch: int) -> None:
         x, y = self.train_data.batch(index)
-        x = augment(x, self.recipe.data.augment or "none", (self.seed, "augment", epoch), index)
+        x = augment(x, self.augment, (self.seed, "augment", epoch), index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step / self.total)
         torch.manual_seed(rng.number(self.seed, "layers", self.step))  # dropout and noise layers of the network
         self.model.train()
-        view = View(self.model, self.sessions, self.latent, (self.seed, self.step))
+        key, progress = (self.seed, self.step), self.step / self.total
+        view = View(self.model, self.sessions, self.latent, key, progress=progress, memory=self.memory)
         loss, logs = self.objective.loss(view, x, y, self.attack, (self.seed, "train", epoch), index)
         for session in self.sessions:
             loss = loss + session.penalty(self.latent)
@@ -211,7 +216,8 @@ class _Run:
             if m.num_batches_tracked is not None:
                 m.num_batches_tracked.zero_()
         order = rng.permutation((self.seed, "batch norm", epoch), len(self.train_data))[: self.settings.bn_images]
-        view = View(model.train(), (), dict(model.net.named_parameters()))
+        weights = dict(model.net.named_parameters())
+        view = View(model.train(), (), weights, progress=self.step / self.total, memory=dict(self.memory))
         with torch.no_grad():
             for index in order.split(self.settings.batch_size):
                 x, y = self.train_data.batch(index)
@@ -231,10 +237,9 @@ class _Run:
         return clean, evaluation.robust_accuracy(model, part, check, seed=self.seed)
 
     def _meta(self) -> dict[str, Any]:
-        normal = {"mean": self.model.mean.flatten().tolist(), "std": self.model.std.flatten().tolist()}
         meta: dict[str, Any] = {
             "arch": {"name": self.arch.name, "args": self.arch.options},
-            "normalization": normal,
+            "normalization": self.model.normalization,
             "data": {"name": self.recipe.data.name, "shape": list(self.train_data.shape)},
             "recipe": self.recipe.portable().to_dict(),
         }
@@ -262,6 +267,7 @@ class _Run:
             "best_score": list(self.best_score),
             "history": self.history,
             "sums": self.sums,
+            "memory": self.memory,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -274,3 +280,4 @@ class _Run:
         exact, robust, clean = state["best_score"]
         self.best_score = (bool(exact), robust, clean)
         self.history, self.sums = list(state["history"]), dict(state["sums"])
+        self.memory = dict(state.get("memory", {}))

@@ -1,5 +1,6 @@
 """A model as its sessions show it for one batch: what the loss and the inner attack call."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -11,26 +12,53 @@ from .attacks.attack import Attack, Key
 from .driver import craft
 from .session import Session
 
+PerImage = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
+
 
 class View:
     """The classifier with the composed view of its weights in place of the latent ones.
 
     Calling it is a forward pass in training mode, differentiable to the latent weights. `attacked` sees the same
     weights, detached: an attack on the latent weights would be an attack on another network.
+
+    progress  of the training, in [0, 1)
+    memory    tensors an objective keeps from step to step; they are saved with the run
     """
 
     def __init__(
-        self, model: Classifier, sessions: Sequence[Session], weights: Mapping[str, Tensor], key: Key = ()
+        self,
+        model: Classifier,
+        sessions: Sequence[Session],
+        weights: Mapping[str, Tensor],
+        key: Key = (),
+        *,
+        progress: float = 0.0,
+        memory: dict[str, Tensor] | None = None,
     ) -> None:
         self.model, self.sessions, self.key = model, sessions, key
+        self.progress = progress
+        self.memory: dict[str, Tensor] = {} if memory is None else memory
         self.weights: Mapping[str, Tensor] = weights
         for session in sessions:
             self.weights = session.view(self.weights)
         self._passes = 0
+        self._statistics: dict[str, Tensor] = {}
+        self._found: list[Tensor] = []
+        self._repeats = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) in [0, 1] -> logits (n, classes), batch statistics used and updated."""
         return self._forward(self.weights, x)
+
+    @torch.no_grad()
+    def answers(self, x: Tensor) -> Tensor:
+        """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, without a gradient."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            return self._forward(self.weights, x)
+        finally:
+            self.model.train(training)
 
     def attacked(
         self,
@@ -39,20 +67,47 @@ class View:
         y: Tensor,
         key: Key,
         index: Tensor,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: PerImage | None = None,
+        *,
+        start: Tensor | None = None,
+        done: PerImage | None = None,
     ) -> Tensor:
-        """Adversarial examples for this batch, crafted in eval mode (running statistics, methods-core 8.0)."""
+        """Adversarial examples for this batch, crafted in eval mode (running statistics, methods-core 8.0).
+
+        loss, start, done: as in `driver.craft`.
+        """
+        if self._repeats:
+            return self._found.pop(0)
         detached = {name: weight.detach() for name, weight in self.weights.items()}
         training = self.model.training
         self.model.eval()
         try:
             with torch.enable_grad():
-                return craft(attack, lambda z: self._forward(detached, z), x, y, key, index, loss)
+                found = craft(
+                    attack, lambda z: self._forward(detached, z), x, y, key, index, loss, start=start, done=done
+                )
         finally:
             self.model.train(training)
+        self._found.append(found)
+        return found
+
+    def trial(self) -> "View":
+        """The same view for a pass that leaves no trace: the model's statistics stay as they are."""
+        other = copy.copy(self)
+        other._statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        other._found, other.memory = [], dict(self.memory)
+        return other
+
+    def shifted(self, shift: Mapping[str, Tensor], trial: "View") -> "View":
+        """A view of the weights moved by a constant; its attacks give what those of `trial` found, in their order."""
+        other = copy.copy(self)
+        other.weights = {n: w + shift[n] if n in shift else w for n, w in self.weights.items()}
+        other._found, other._repeats = list(trial._found), True
+        return other
 
     def _forward(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         self._passes += 1
         for session in self.sessions:
             weights = session.jitter(weights, (*self.key, "jitter", self._passes))
-        return functional_call(self.model, {f"net.{name}": weight for name, weight in weights.items()}, (x,))
+        shown = {f"net.{name}": weight for name, weight in weights.items()}
+        return functional_call(self.model, {**shown, **self._statistics}, (x,))

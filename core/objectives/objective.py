@@ -1,6 +1,7 @@
 """The interface of a training objective."""
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,15 @@ class Objective(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """x (n, c, h, w) in [0, 1], y (n,) -> the scalar loss, and 0-d tensors worth logging."""
         raise NotImplementedError
+
+    @property
+    def replays(self) -> int:
+        """How many optimizer steps are made on each batch."""
+        return 1
+
+    def remarks(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What a user should know of a run with this history (one entry an epoch, as the loop reports them)."""
+        return []
 
 
 def hits(logits: Tensor, y: Tensor) -> Tensor:

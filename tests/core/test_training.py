@@ -13,6 +13,7 @@ from robustq.core.checkpoint import Checkpoint, dumps
 from robustq.core.errors import OptionError, TrainingError
 from robustq.core.packed import Half, Quantized
 from robustq.core.recipe import Recipe
+from robustq.core.report import Proportion
 from robustq.core.training import train
 
 
@@ -140,6 +141,54 @@ def test_a_checkpoint_is_the_start_and_the_parent(images: str) -> None:
     assert second.meta["parent"]["sha256"] == first.source.sha256
     kept = second.packed["conv1.weight"].dense()
     assert torch.equal(kept, first.dense()["conv1.weight"].half().float())
+
+
+def test_free_training_repeats_batches_and_resumes_between_them(images: str, tmp_path: Path) -> None:
+    described = recipe(images, objective={"name": "free", "batch_replays": 3}, train={"epochs": 1})
+    whole = train(described)
+    state = tmp_path / "state.pt"
+    steps: list[int] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            steps.append(event["total"])
+            if event["step"] == 8:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(described, state_path=state, on_event=kill)
+    assert steps == [21] * 8  # 200 images: 7 batches, three steps on each
+    assert dumps(train(described, state_path=state).checkpoint) == dumps(whole.checkpoint)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "fast", "mat", "p-sat", "awp"])
+def test_objectives_train_with_batch_norm_and_ternary_weights(images: str, name: str) -> None:
+    small = recipe(
+        images,
+        objective={"name": name},
+        model={"arch": "resnet", "args": SMALL},
+        train={"epochs": 1, "validation_attack_limit": 8},
+        data={"limit": 80},
+        compress=TERNARY,
+    )
+    result = train(small)
+    assert result.history[0]["exact"]
+    assert 0 <= result.history[0]["train_robust"] <= 1
+    assert result.warnings == []
+
+
+def test_a_collapse_is_a_warning(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = iter([0.9, 0.1])
+
+    def falling(self: Any, exported: Checkpoint) -> tuple[Proportion, Proportion]:
+        value = next(curve)
+        return Proportion(int(100 * value), 100), Proportion(int(100 * value), 100)
+
+    monkeypatch.setattr("robustq.core.training._Run._validate", falling)
+    result = train(recipe(images, objective={"name": "fast"}))
+    assert len(result.warnings) == 1
+    assert "collapsed in epoch 2" in result.warnings[0]
+    assert result.checkpoint.meta["validation"]["epoch"] == 1
 
 
 def test_validation_images_are_held_out(images: str) -> None:

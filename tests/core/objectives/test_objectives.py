@@ -31,10 +31,11 @@ def loss(model: Classifier, name: str, attack: Pgd | None = ATTACK, **options: f
 
 
 def test_every_objective_is_tested_here() -> None:
-    assert set(registry.names("objective")) == {"natural", "pgd-at", "trade-off"}
+    tested = {"natural", "pgd-at", "trade-off", "trades", "mart", "fast", "free", "mat", "p-sat", "awp"}
+    assert set(registry.names("objective")) == tested
 
 
-@pytest.mark.parametrize("name", ["natural", "pgd-at", "trade-off"])
+@pytest.mark.parametrize("name", ["natural", "pgd-at", "trade-off", "trades", "fast", "free", "mat", "p-sat"])
 def test_radius_zero_is_ordinary_training(model: Classifier, name: str) -> None:
     torch.testing.assert_close(loss(model, name, Pgd(eps=0.0, steps=3)), F.cross_entropy(model(X), Y))
 
