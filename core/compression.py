@@ -66,7 +66,7 @@ def compress(
         "tool": f"robustq {version('robustq')}",
     }
     rest = {name: value for name, value in checkpoint.weights.items() if name not in everything}
-    layers = [_layer(name, original[name], tensor) for name, tensor in everything.items()]
+    layers = [layer(name, original[name], tensor) for name, tensor in everything.items()]
     return Compressed(
         # No longer the file it came from: sizes and hashes of that file do not describe it.
         replace(checkpoint, weights=rest, packed=everything, meta=meta, source=_in_memory(checkpoint.source)),
@@ -155,10 +155,11 @@ def _nothing(dense: Mapping[str, Tensor], chosen: targets.Targets, methods: Sequ
     )
 
 
-def _layer(name: str, w: Tensor, tensor: Packed) -> dict[str, Any]:
+def layer(name: str, w: Tensor, tensor: Packed) -> dict[str, Any]:
+    """The entry of one layer in the report: w float32, the weight before, and what became of it."""
     norm = float(w.double().norm())
     error = float((w.double() - tensor.dense().double()).norm())
-    layer = {
+    entry: dict[str, Any] = {
         "name": name,
         "shape": list(tensor.shape),
         "scheme": tensor.scheme,
@@ -167,8 +168,8 @@ def _layer(name: str, w: Tensor, tensor: Packed) -> dict[str, Any]:
         "zeros": tensor.zeros,
     }
     if isinstance(tensor, Circulant):
-        layer["energy"] = project(w, tensor.vectors.shape[-1])[1]
-    return layer
+        entry["energy"] = project(w, tensor.vectors.shape[-1])[1]
+    return entry
 
 
 def _bits(tensor: Packed) -> int:

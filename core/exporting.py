@@ -45,6 +45,25 @@ def export(
     return entries
 
 
+def render(
+    checkpoint: Checkpoint,
+    formats: Sequence[str],
+    *,
+    classifier: nn.Module | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> bytes:
+    """The verified bytes of a single format, for standard output; OptionError where several are named."""
+    if len(formats) != 1:
+        raise OptionError(f"{len(formats)} formats do not fit into one stream.", "Name one format, or give -o FILE.")
+    (exporter,) = resolve(formats, options or {}).values()
+    return exporter.render(checkpoint, classifier).data
+
+
+def need_class(formats: Sequence[str]) -> bool:
+    """Whether one of the formats needs the network, not only its weights."""
+    return any(registry.find(name, "exporter").needs_class for name in formats)
+
+
 def resolve(formats: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Exporter]:
     """Name -> exporter, in the order given, each once; unknown names get "did you mean"."""
     if not formats:

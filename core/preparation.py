@@ -17,10 +17,18 @@ from .session import Session
 from .threat import resolve_attack
 
 
-def data(recipe: Recipe) -> tuple[Dataset, Dataset]:
-    """(training part, validation part): disjoint, drawn from the first `limit` images of the training split."""
+def resolved(recipe: Recipe, start: Checkpoint | None) -> Recipe:
+    """The recipe with the defaults that depend on its data and its start filled in."""
     if recipe.data.name is None:
         raise OptionError("training needs data.", "Give --data NAME or --data PATH.")
+    lr = recipe.train.lr if recipe.train.lr is not None else (0.1 if start is None else 0.01)
+    augment = recipe.data.augment or datasets.info(recipe.data.name).augment
+    return recipe.replace("train", lr=lr).replace("data", augment=augment)
+
+
+def data(recipe: Recipe) -> tuple[Dataset, Dataset]:
+    """(training part, validation part): disjoint, drawn from the first `limit` images of the training split."""
+    assert recipe.data.name is not None  # `resolved` saw to it
     whole = datasets.load(
         recipe.data.name,
         "train",
@@ -58,13 +66,13 @@ def objective(recipe: Recipe) -> Objective:
 
 
 def attack(recipe: Recipe, objective: Objective) -> Attack | None:
-    """The inner attack: the recipe's, else PGD-7 with steps of a quarter of the radius; None for natural training."""
+    """The inner attack: the recipe's, else PGD-7 at the data set's radius; None for natural training."""
     if not objective.ADVERSARIAL:
         return None
-    if recipe.attack:
-        return resolve_attack(recipe.attack[0], recipe.data.name)
-    radius = resolve_attack(Spec("fgsm"), recipe.data.name).radius
-    return Pgd(eps=radius, steps=7, step=radius / 4)
+    if len(recipe.attack) > 1:
+        raise OptionError(f"the recipe names {len(recipe.attack)} attacks.", "Training uses one.")
+    spec = recipe.attack[0] if recipe.attack else Spec("pgd", {"steps": 7})
+    return resolve_attack(spec, recipe.data.name)
 
 
 def validation_attack(attack: Attack) -> Attack:

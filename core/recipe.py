@@ -212,6 +212,8 @@ def _assign(content: Any, path: list[str], value: str, where: str) -> None:
         if content is None:
             raise OptionError(f"{where}: there is no {step!r} to set an entry of.")
     if isinstance(content, list):  # a key of all methods of the list
+        if not content:
+            raise OptionError(f"{where}: no method is named whose entry this could be.")
         for item in content:
             item[path[-1]] = value
     else:

@@ -1,0 +1,5 @@
+"""`python -m robustq.cli`."""
+
+from .main import main
+
+main()

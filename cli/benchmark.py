@@ -1,0 +1,59 @@
+"""`robustq benchmark [MODEL...]`, short `bench`."""
+
+from typing import Annotated
+
+import typer
+
+from .options import AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions, grouped, to_recipe
+from .run import Run
+
+PANEL = "Gates: exit status 1 when missed"
+
+
+@grouped
+def benchmark(
+    ctx: typer.Context,
+    model: ModelOptions,
+    data: DataOptions,
+    attack: AttackOptions,
+    run: RunOptions,
+    output: OutputOptions,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Checkpoints, or `-`; without any, the bundled models.", metavar="[MODEL...]"),
+    ] = None,
+    min_acc: Annotated[
+        str | None, typer.Option(help="Least clean accuracy, in [0, 1].", metavar="A", rich_help_panel=PANEL)
+    ] = None,
+    min_robust_acc: Annotated[
+        str | None, typer.Option(help="Least worst-case accuracy, in [0, 1].", metavar="A", rich_help_panel=PANEL)
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(help="Most loss of either against the float parent.", metavar="D", rich_help_panel=PANEL),
+    ] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Largest file.", metavar="N", rich_help_panel=PANEL)] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", help="Write the report (JSON) to this file as well.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Measure models side by side: clean and robust accuracy with 95% intervals, size, bits, zeros, latency.
+
+    Robust accuracy is the share of images that are classified correctly and that no attack fools. Without a MODEL the
+    four bundled reference models are attacked on bundled images.
+    """
+    from robustq.core import execution
+    from robustq.core.comparison import evaluate
+    from robustq.core.gates import Gates
+
+    from . import render, streams
+
+    job: Run = ctx.obj
+    report = job.start("benchmark", output, render.benchmark, report_to=out)
+    gates = Gates.parse(min_acc, min_robust_acc, max_drop, max_bytes)
+    recipe = to_recipe(run, model, data, attack)
+    streams.once(files or [])
+    execution.use(recipe.run)
+    sources = [streams.source(path) for path in files or []]
+    with job.progress() as on_event:
+        evaluate(sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event)

@@ -1,0 +1,50 @@
+"""Progress bars from core's events, on a terminal."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PATIENCE = 1.0  # seconds without a bar: short work shows none
+
+
+class Bars:
+    """One bar a task; an event is {"kind": "step", "step", "total", ...} with an optional "task" and "loss"."""
+
+    def __init__(self, target: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, console=target, transient=True)
+        self.tasks: dict[str, TaskID] = {}
+        self.begun = time.monotonic()
+        self.shown = False
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self.shown:
+            self.bars.stop()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        if event.get("kind") == "epoch":
+            self.epoch(event)
+        if event.get("kind") != "step" or time.monotonic() - self.begun < PATIENCE:
+            return
+        if not self.shown:
+            self.bars.start()
+            self.shown = True
+        name = str(event.get("task", "training"))
+        if name not in self.tasks:
+            for done in self.tasks.values():
+                self.bars.remove_task(done)
+            self.tasks = {name: self.bars.add_task(name, total=event["total"])}
+        label = f"{name} loss {event['loss']:.3f}" if "loss" in event else name
+        self.bars.update(self.tasks[name], completed=event["step"], description=label)
+
+    def epoch(self, event: dict[str, Any]) -> None:
+        """One line that stays, for each finished epoch."""
+        robust = event.get("robust")
+        tail = f", robust {100 * robust['value']:.1f}%" if robust else ""
+        line = f"epoch {event['epoch']}/{event['total_epochs']}: loss {event['loss']:.3f}, clean {100 * event['clean']['value']:.1f}%"
+        self.bars.console.print(line + tail)

@@ -1,0 +1,131 @@
+"""One invocation of `robustq`: its report, and the streams that report, results and messages go to.
+
+Standard output carries data, JSON or a listing that was asked for; everything for people goes to standard error.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from robustq.core.errors import Exit, RobustqError
+from robustq.core.report import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Renderer = Callable[[Report, "Console"], None]
+
+
+@dataclass
+class Run:
+    """What the error boundary knows of the command it runs, also when the command fails half-way."""
+
+    json: bool = False
+    force: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    out: str | None = None  # where the report is written as well; "-" is standard output
+    report: Report = field(default_factory=lambda: Report("robustq"))
+    render: Renderer | None = None
+    silent: bool = False  # nothing is to be reported: help or a version was asked for
+
+    def start(self, command: str, output: Any, render: Renderer | None = None, report_to: str | None = None) -> Report:
+        """Take the output options of a command; refuses a report file that exists before any work is done."""
+        self.report = Report(command)
+        self.json, self.force = output.json or report_to == "-", output.force
+        self.quiet, self.verbose, self.render = output.quiet, output.verbose, render
+        if report_to not in (None, "-"):
+            from robustq.core.files import check_output
+
+            check_output(report_to, self.force)
+            self.out = report_to
+        return self.report
+
+    def say(self, text: str) -> None:
+        """A message for people, unless --quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def complain(self, error: RobustqError) -> None:
+        """An error, on standard error, also with --quiet."""
+        with suppress(OSError):
+            print(f"error: {error.problem}", file=sys.stderr)
+            if error.remedy:
+                print(f"       {error.remedy}", file=sys.stderr)
+
+    def fail(self, error: RobustqError) -> None:
+        """Record and print an error that was raised on purpose."""
+        self.report.fail(error)
+        self.complain(error)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: what is known so far is reported."""
+        self.report.status, self.report.exit_code = "interrupted", int(Exit.INTERRUPTED)
+        self.report.error = {"type": "Interrupted", "problem": "Interrupted.", "remedy": ""}
+        self.say("interrupted")
+
+    def crash(self, error: BaseException) -> None:
+        """An error that is ours: the traceback goes to a file, its name to the user."""
+        import tempfile
+        import traceback
+
+        text = "".join(traceback.format_exception(error))
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="robustq-", suffix=".txt", delete=False) as file:
+                file.write(f"robustq {' '.join(sys.argv[1:])}\n\n{text}")
+            place = f"The traceback is in {file.name}; please report it."
+        except OSError:
+            place = f"The traceback could not be written to a file:\n{text}"
+        failure = RobustqError(f"Internal error: {type(error).__name__}: {error}", place)
+        self.report.fail(failure)
+        self.report.exit_code = int(Exit.INTERNAL)
+        self.complain(failure)
+
+    def finish(self) -> int:
+        """Write the report where it was asked for; the exit status."""
+        failed = self.report.error is not None
+        if self.out is not None and not (failed and not self.report.content):
+            self._write_report()
+        if self.json:
+            print(self.report.to_json())
+        if self.render is not None and self.report.content and not self.quiet:
+            self.render(self.report, console(sys.stderr))
+        for warning in self.report.warnings:
+            self.say(f"warning: {warning}")
+        for missed in self.report.content.get("gates_missed", []):
+            print(f"gate missed: {missed}", file=sys.stderr)
+        return int(self.report.exit_code)
+
+    def _write_report(self) -> None:
+        from robustq.core.files import write
+
+        try:
+            write(str(self.out), (self.report.to_json() + "\n").encode(), self.force)
+        except RobustqError as error:
+            self.fail(error)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Flush standard output inside the error boundary, not in the interpreter's last moments."""
+        yield
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A sink for core's events; bars appear only on a terminal, and only after a second."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda event: None
+            return
+        from .progress import Bars
+
+        with Bars(console(sys.stderr)) as bars:
+            yield bars.on_event
+
+
+def console(stream: Any) -> "Console":
+    """A rich console; without a terminal lines are as long as they need to be. NO_COLOR is honoured by rich."""
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else 200)

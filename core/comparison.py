@@ -1,0 +1,224 @@
+"""Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from robustq.kernels import pack_model, status
+
+from . import architecture, bundled, datasets, size
+from .attacks.attack import Attack
+from .benchmark import Candidate, Listener, benchmark
+from .checkpoint import Checkpoint, load
+from .datasets.dataset import Dataset
+from .errors import OptionError
+from .gates import Gates
+from .latency import median_ms
+from .packed import Quantized
+from .recipe import Recipe
+from .report import Report
+from .threat import resolve_attack
+
+Model = str | Path | BinaryIO | Checkpoint
+
+
+def evaluate(
+    models: Sequence[Model],
+    recipe: Recipe,
+    *,
+    gates: Gates | None = None,
+    trust_pickle: bool = False,
+    report: Report | None = None,
+    on_event: Listener | None = None,
+) -> Report:
+    """Clean and robust accuracy, size and latency of models (files or checkpoints) on the recipe's data and attacks.
+
+    Without models, the bundled ones on the bundled data. The report is filled as results come, so that after an
+    interruption it holds what was done. A file that records its data set is measured on that one if no other is named.
+    A missed gate makes the report's exit code 1. Raises what loading, building and attacking raise.
+    """
+    report = report or Report("benchmark")
+    checkpoints = _load(models, trust_pickle) if models else {n: bundled.model(n) for n in bundled.MODELS}
+    recipe = recipe.replace("data", name=recipe.data.name or _recorded_data(list(checkpoints.values()), not models))
+    report.recipe = recipe.to_dict()
+    baseline = _baseline(checkpoints, trust_pickle) if gates is not None and gates.max_drop is not None else None
+    data = images(recipe)
+    report.warnings += data.notes
+    attacks = named_attacks(recipe)
+    entries: list[dict[str, Any]] = []
+    report.content |= {
+        "data": described(data),
+        "threat": {label: threat(attack) for label, attack in attacks.items()},
+        "baseline": baseline,
+        "models": entries,
+    }
+    for name, checkpoint in checkpoints.items():
+        model = build(checkpoint, recipe)
+        check_shape(model, data, name)
+        candidate = Candidate(name, model, size.measure(checkpoint))
+        run = recipe.run
+        benchmark(
+            [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries
+        )
+        parent = (checkpoint.meta.get("parent") or {}).get("sha256")
+        facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, model, data)}
+        entries[-1] |= facts
+        for warning in entries[-1]["warnings"]:
+            report.warn(f"{name}: {warning}")
+    for missed in gates.missed(entries, baseline) if gates else []:
+        report.miss(missed)
+    return report
+
+
+def named_attacks(recipe: Recipe) -> dict[str, Attack]:
+    """Label -> attack; a name that occurs twice gets its place as a suffix."""
+    labels = [spec.name for spec in recipe.attack]
+    labels = [f"{n}-{i + 1}" if labels.count(n) > 1 else n for i, n in enumerate(labels)]
+    return {n: resolve_attack(spec, recipe.data.name) for n, spec in zip(labels, recipe.attack, strict=True)}
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """Which images, for the report."""
+    return {"name": data.name, "split": data.split, "n": len(data), "sha256": data.sha256}
+
+
+def threat(attack: Attack) -> dict[str, Any]:
+    """What an attack may do, for the report."""
+    options = attack.options()
+    return {"name": type(attack).__name__, "norm": attack.norm, "radius": attack.radius, "options": options}
+
+
+def _load(models: Sequence[Model], trust_pickle: bool) -> dict[str, Checkpoint]:
+    """Name -> checkpoint; a name is the file's, without its ending, made unique."""
+    found: dict[str, Checkpoint] = {}
+    for model in models:
+        checkpoint = model if isinstance(model, Checkpoint) else load(model, trust_pickle=trust_pickle)
+        stem = _stem(checkpoint.source.path)
+        name, n = stem, 1
+        while name in found:
+            n += 1
+            name = f"{stem}-{n}"
+        found[name] = checkpoint
+    return found
+
+
+def _stem(path: str) -> str:
+    if path in ("", "-"):
+        return "model" if path == "" else "stdin"
+    name = Path(path).name
+    return name.removesuffix(".rq.safetensors") if name.endswith(".rq.safetensors") else Path(name).stem
+
+
+def _recorded_data(checkpoints: Sequence[Checkpoint], embedded: bool) -> str:
+    """The data set the models were trained on, where all agree."""
+    if embedded:
+        return bundled.DATA
+    names = {(checkpoint.meta.get("data") or {}).get("name") for checkpoint in checkpoints}
+    if len(names) != 1 or None in names:
+        raise OptionError("no data is named, and the models do not agree on one.", "Give --data NAME or --data PATH.")
+    return str(names.pop())
+
+
+def images(recipe: Recipe) -> Dataset:
+    """The recipe's images: its split, else the test split."""
+    if recipe.data.name is None:
+        raise OptionError("no data is named.", "Give --data NAME or --data PATH.")
+    return datasets.load(
+        recipe.data.name,
+        recipe.data.split or "test",
+        directory=recipe.data.dir,
+        data_range=recipe.data.range,
+        limit=recipe.data.limit,
+    )
+
+
+def _baseline(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> str:
+    """The name of the float parent: one of the models, else a file beside the compressed one, else the first model.
+
+    A parent found beside the file is added to the models, in front.
+    """
+    by_hash = {checkpoint.source.sha256: name for name, checkpoint in checkpoints.items()}
+    for checkpoint in list(checkpoints.values()):
+        parent = checkpoint.meta.get("parent") or {}
+        if parent.get("sha256") in by_hash:
+            return by_hash[parent["sha256"]]
+        beside = Path(checkpoint.source.path).parent / str(parent.get("name"))
+        if parent and beside.is_file():
+            found = load(beside, trust_pickle=trust_pickle)
+            if found.source.sha256 == parent["sha256"]:
+                rest = dict(checkpoints)
+                name = _stem(str(beside)) if _stem(str(beside)) not in rest else f"{_stem(str(beside))} (parent)"
+                checkpoints.clear()
+                checkpoints |= {name: found, **rest}
+                return name
+    return next(iter(checkpoints))
+
+
+def build(checkpoint: Checkpoint, recipe: Recipe) -> architecture.Classifier:
+    """The checkpoint's network as the recipe says, on its device."""
+    part = recipe.model
+    model = architecture.build(checkpoint, arch=part.arch, args=part.args, mean=part.mean, std=part.std)
+    return model.to(recipe.run.device)
+
+
+def check_shape(model: architecture.Classifier, data: Dataset, name: str) -> None:
+    """One image through the model, so that a mismatch is named before the work begins."""
+    x, _ = data.batch(torch.arange(min(1, len(data))))
+    device = next(model.parameters(), x).device
+    try:
+        with torch.no_grad():
+            logits = model(x.to(device))
+    except RuntimeError as error:
+        shape = "x".join(str(side) for side in data.shape)
+        raise OptionError(
+            f"{name} cannot take images of {data.name} ({shape}): {str(error).splitlines()[0]}.",
+            "Check --data, --arch and --arch-arg.",
+        ) from None
+    if logits.ndim != 2 or (len(data) and logits.shape[1] <= int(data.labels.max())):
+        raise OptionError(
+            f"{name} gives an output of shape {list(logits.shape)}, but {data.name} has {data.classes} classes.",
+            "A model must give (n, classes) logits; check --data and --arch.",
+        )
+
+
+def normalization(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, list[float]]:
+    """{"mean", "std"} that the recipe and the file give together."""
+    mean, std = architecture.normalization(checkpoint, recipe.model.mean, recipe.model.std)
+    return architecture.Classifier(torch.nn.Identity(), mean, std).normalization
+
+
+def _packed(checkpoint: Checkpoint, model: architecture.Classifier, data: Dataset) -> dict[str, Any] | None:
+    """How the model runs from its packed ternary weights; None where it has none."""
+    ternary = {
+        name: tensor
+        for name, tensor in checkpoint.packed.items()
+        if isinstance(tensor, Quantized) and tensor.levels == 1 and isinstance(_owner(model.net, name), _LAYERS)
+    }
+    if not ternary or not len(data):
+        return None
+    run = architecture.Classifier(pack_model(model.net, ternary), None, None)
+    run.mean, run.std = model.mean, model.std
+    x, _ = data.batch(torch.arange(min(64, len(data))))
+    with torch.no_grad():
+        expected, found = model(x.to(model.mean.device)), run(x.to(model.mean.device))
+    error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+    facts = status()
+    return {
+        "layers": len(ternary),
+        "mode": "exact",
+        "native": facts["native"],
+        "isa": facts["isa"],
+        "max_error": error,
+        "latency_ms": round(median_ms(run, x[:1]), 4),
+    }
+
+
+_LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+
+
+def _owner(net: torch.nn.Module, name: str) -> torch.nn.Module | None:
+    """The module whose `weight` a name is."""
+    path, _, leaf = name.rpartition(".")
+    return net.get_submodule(path) if leaf == "weight" else None
