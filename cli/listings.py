@@ -78,7 +78,7 @@ def show_methods(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     for entry in found:
         if entry["kind"] != kind:
             kind = entry["kind"]
-            console.print(f"{kind.upper()}S" if kind else "")
+            console.print(f"{entry['kind'].upper()}S")
         console.print(f"  {entry['name']}  {entry['summary']}")
         if entry["source"]:
             console.print(Padding(f"source: {entry['source']}", (0, 0, 0, 6), expand=False))
@@ -92,7 +92,7 @@ def option_line(option: Mapping[str, Any]) -> str:
     default = "required" if option["default"] is None and "None" not in option["type"] else default_of(option)
     line = f"{option['name']} = {default} ({option['type']})"
     line += f": {option['help']}" if option["help"] else ""
-    line += f" [{option['unit']}]" if option["unit"] else ""
+    line += f", in {option['unit']}" if option["unit"] else ""
     return line + (f"; one of {', '.join(str(c) for c in option['choices'])}" if option["choices"] else "")
 
 
@@ -101,8 +101,6 @@ def default_of(option: Mapping[str, Any]) -> str:
     value = option["default"]
     if isinstance(value, list):
         return ",".join(str(part) for part in value)
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if _is_word(value) else f"{value:.6g}"
-
-
-def _is_word(value: Any) -> bool:
-    return not isinstance(value, float)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,9 @@ from .options import VERBOSE
 from .run import Run
 from .train import train
 
-UsageError = typer.BadParameter.__mro__[1]  # Typer has its own copy of click since 0.26, and the real one before
+UsageError: type[Exception] = typer.BadParameter.__mro__[
+    1
+]  # Typer has its own copy of click since 0.26, and the real one before
 
 app = typer.Typer(
     name="robustq",

@@ -173,7 +173,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
     """The function with its group parameters spread into the groups' fields."""
     hints = typing.get_type_hints(function, include_extras=True)
     hints.pop("return", None)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     spread: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name in groups:

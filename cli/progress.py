@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from .tables import percent
+
 PATIENCE = 1.0  # seconds without a bar: short work shows none
 
 
@@ -44,7 +46,8 @@ class Bars:
 
     def epoch(self, event: dict[str, Any]) -> None:
         """One line that stays, for each finished epoch."""
-        robust = event.get("robust")
-        tail = f", robust {100 * robust['value']:.1f}%" if robust else ""
-        line = f"epoch {event['epoch']}/{event['total_epochs']}: loss {event['loss']:.3f}, clean {100 * event['clean']['value']:.1f}%"
-        self.bars.console.print(line + tail)
+        line = f"epoch {event['epoch']}/{event['total_epochs']}: loss {event['loss']:.3f}"
+        for name in ("clean", "robust"):
+            if found := event.get(name):
+                line += f", {name} {percent(found['value'])}"
+        self.bars.console.print(line)

@@ -15,7 +15,7 @@ from robustq.core.report import Report
 if TYPE_CHECKING:
     from rich.console import Console
 
-Renderer = Callable[[Report, "Console"], None]
+Renderer = Callable[[Report, "Console", int], None]  # the last is how often -v was given
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Run:
         if self.json:
             print(self.report.to_json())
         if self.render is not None and self.report.content and not self.quiet:
-            self.render(self.report, console(sys.stderr))
+            self.render(self.report, console(sys.stderr), self.verbose)
         for warning in self.report.warnings:
             self.say(f"warning: {warning}")
         for missed in self.report.content.get("gates_missed", []):
@@ -128,4 +128,4 @@ def console(stream: Any) -> "Console":
     """A rich console; without a terminal lines are as long as they need to be. NO_COLOR is honoured by rich."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else 200)
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else 4096)

@@ -15,7 +15,7 @@ def source(path: str) -> "str | BinaryIO":
         return path
     if sys.stdin is None or sys.stdin.isatty():
         raise InputFileError("`-` reads a model from standard input, which is a terminal.", "Pipe a file into it.")
-    spool = tempfile.SpooledTemporaryFile(max_size=1 << 26)
+    spool = tempfile.SpooledTemporaryFile(max_size=1 << 26)  # noqa: SIM115  (core reads it)
     while block := sys.stdin.buffer.read(1 << 20):
         spool.write(block)
     spool.seek(0)

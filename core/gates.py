@@ -69,7 +69,8 @@ class Gates:
             drop = reference[key]["value"] - model[key]["value"]
             if drop > most + 1e-9:  # accuracies are rounded to six digits
                 found.append(
-                    f"{model['name']}: {what} accuracy is {drop:.4f} below {reference['name']}, more than --max-drop {most:g}"
+                    f"{model['name']}: {what} accuracy is {drop:.4f} below {reference['name']}, "
+                    f"more than --max-drop {most:g}"
                 )
         return found
 
