@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,24 +16,10 @@ from robustq.core.report import Proportion
 from robustq.core.training import train
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Four classes of 12x12 images: a bright quadrant each, with noise."""
-    generator = np.random.default_rng(0)
-    y = np.arange(240) % 4
-    x = generator.integers(0, 100, (240, 12, 12), dtype=np.uint8)
-    for image, label in zip(x, y, strict=True):
-        top, left = 6 * (label // 2), 6 * (label % 2)
-        image[top : top + 6, left : left + 6] += 120
-    path = tmp_path_factory.mktemp("data") / "quadrants.npz"
-    np.savez(path, x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
-    return str(path)
-
-
-def recipe(images: str, **sections: Any) -> Recipe:
+def recipe(quadrants: str, **sections: Any) -> Recipe:
     content: dict[str, Any] = {
         "model": {"arch": "lenet", "args": {"size": 12, "classes": 4, "width": 3}},
-        "data": {"name": images},
+        "data": {"name": quadrants},
         "train": {"epochs": 2, "batch_size": 32, "lr": 0.05, "validation": 40, "bn_images": 64},
         "attack": {"name": "pgd", "eps": 0.1, "steps": 3, "step": 0.05},
         "objective": {"name": "pgd-at"},
@@ -48,15 +33,15 @@ def recipe(images: str, **sections: Any) -> Recipe:
 TERNARY = [{"name": "binary-relax", "bits": 2}]
 
 
-def test_learning_happens(images: str) -> None:
-    result = train(recipe(images, train={"epochs": 8, "batch_size": 16}, objective={"name": "natural"}))
+def test_learning_happens(quadrants: str) -> None:
+    result = train(recipe(quadrants, train={"epochs": 8, "batch_size": 16}, objective={"name": "natural"}))
     assert result.history[-1]["clean"]["value"] >= 0.9
     assert result.history[-1]["robust"] is None
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
-def test_one_epoch_reaches_exact_ternary_weights(images: str) -> None:
-    result = train(recipe(images, train={"epochs": 1}, compress=TERNARY))
+def test_one_epoch_reaches_exact_ternary_weights(quadrants: str) -> None:
+    result = train(recipe(quadrants, train={"epochs": 1}, compress=TERNARY))
     packed = result.checkpoint.packed
     assert {name: type(p) for name, p in packed.items()} == {
         "conv1.weight": Half,
@@ -71,17 +56,19 @@ def test_one_epoch_reaches_exact_ternary_weights(images: str) -> None:
     assert torch.equal(model.net.get_parameter("fc1.weight"), packed["fc1.weight"].dense())
 
 
-def test_same_seed_same_bytes_other_seed_others(images: str) -> None:
+def test_same_seed_same_bytes_other_seed_others(quadrants: str) -> None:
     def run(seed: int) -> bytes:
-        return dumps(train(recipe(images, run={"seed": seed}, compress=TERNARY, train={"epochs": 1})).checkpoint)
+        return dumps(train(recipe(quadrants, run={"seed": seed}, compress=TERNARY, train={"epochs": 1})).checkpoint)
 
     assert run(0) == run(0)
     assert run(0) != run(1)
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 13])
-def test_a_killed_run_resumes_to_the_same_bytes(images: str, tmp_path: Path, stop_at: int) -> None:
-    described = recipe(images, compress=TERNARY, data={"augment": "crop+flip"}, model={"arch": "resnet", "args": SMALL})
+def test_a_killed_run_resumes_to_the_same_bytes(quadrants: str, tmp_path: Path, stop_at: int) -> None:
+    described = recipe(
+        quadrants, compress=TERNARY, data={"augment": "crop+flip"}, model={"arch": "resnet", "args": SMALL}
+    )
     whole = train(described)
     state = tmp_path / "state.pt"
 
@@ -103,27 +90,27 @@ def test_a_killed_run_resumes_to_the_same_bytes(images: str, tmp_path: Path, sto
 SMALL = {"depth": 8, "width": 4, "channels": 1, "classes": 4}
 
 
-def test_state_of_another_run_is_refused(images: str, tmp_path: Path) -> None:
+def test_state_of_another_run_is_refused(quadrants: str, tmp_path: Path) -> None:
     state = tmp_path / "state.pt"
 
     def kill(event: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(images), state_path=state, on_event=kill)
+        train(recipe(quadrants), state_path=state, on_event=kill)
     with pytest.raises(TrainingError, match=r"belongs to another run: train.lr differs.\nDelete"):
-        train(recipe(images, train={"lr": 0.02}), state_path=state)
+        train(recipe(quadrants, train={"lr": 0.02}), state_path=state)
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(TrainingError, match=r"cannot be read.*\nDelete"):
-        train(recipe(images), state_path=state)
+        train(recipe(quadrants), state_path=state)
 
 
-def test_batch_norm_statistics_belong_to_the_exported_weights(images: str) -> None:
+def test_batch_norm_statistics_belong_to_the_exported_weights(quadrants: str) -> None:
     result = train(
-        recipe(images, compress=TERNARY, model={"arch": "resnet", "args": SMALL}, objective={"name": "natural"})
+        recipe(quadrants, compress=TERNARY, model={"arch": "resnet", "args": SMALL}, objective={"name": "natural"})
     )
     model = build(result.checkpoint)
-    data, _ = preparation.data(recipe(images))
+    data, _ = preparation.data(recipe(quadrants))
     x, _ = data.batch(torch.arange(len(data)))
     seen = {}
     block = model.net.get_submodule("layer2.0.bn1")
@@ -134,17 +121,17 @@ def test_batch_norm_statistics_belong_to_the_exported_weights(images: str) -> No
     assert ((model.net.get_buffer("layer2.0.bn1.running_mean") - mean).abs() < 0.25 * spread).all()
 
 
-def test_a_checkpoint_is_the_start_and_the_parent(images: str) -> None:
-    first = train(recipe(images, train={"epochs": 1})).checkpoint
-    second = train(recipe(images, model={"arch": None}, train={"lr": 0.0}, compress=TERNARY), start=first).checkpoint
+def test_a_checkpoint_is_the_start_and_the_parent(quadrants: str) -> None:
+    first = train(recipe(quadrants, train={"epochs": 1})).checkpoint
+    second = train(recipe(quadrants, model={"arch": None}, train={"lr": 0.0}, compress=TERNARY), start=first).checkpoint
     assert second.meta["arch"] == first.meta["arch"]
     assert second.meta["parent"]["sha256"] == first.source.sha256
     kept = second.packed["conv1.weight"].dense()
     assert torch.equal(kept, first.dense()["conv1.weight"].half().float())
 
 
-def test_free_training_repeats_batches_and_resumes_between_them(images: str, tmp_path: Path) -> None:
-    described = recipe(images, objective={"name": "free", "batch_replays": 3}, train={"epochs": 1})
+def test_free_training_repeats_batches_and_resumes_between_them(quadrants: str, tmp_path: Path) -> None:
+    described = recipe(quadrants, objective={"name": "free", "batch_replays": 3}, train={"epochs": 1})
     whole = train(described)
     state = tmp_path / "state.pt"
     steps: list[int] = []
@@ -162,9 +149,9 @@ def test_free_training_repeats_batches_and_resumes_between_them(images: str, tmp
 
 
 @pytest.mark.parametrize("name", ["trades", "mart", "fast", "mat", "p-sat", "awp"])
-def test_objectives_train_with_batch_norm_and_ternary_weights(images: str, name: str) -> None:
+def test_objectives_train_with_batch_norm_and_ternary_weights(quadrants: str, name: str) -> None:
     small = recipe(
-        images,
+        quadrants,
         objective={"name": name},
         model={"arch": "resnet", "args": SMALL},
         train={"epochs": 1, "validation_attack_limit": 8},
@@ -177,7 +164,7 @@ def test_objectives_train_with_batch_norm_and_ternary_weights(images: str, name:
     assert result.warnings == []
 
 
-def test_a_collapse_is_a_warning(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_is_a_warning(quadrants: str, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = iter([0.9, 0.1])
 
     def falling(self: Any, exported: Checkpoint) -> tuple[Proportion, Proportion]:
@@ -185,28 +172,28 @@ def test_a_collapse_is_a_warning(images: str, monkeypatch: pytest.MonkeyPatch) -
         return Proportion(int(100 * value), 100), Proportion(int(100 * value), 100)
 
     monkeypatch.setattr("robustq.core.training._Run._validate", falling)
-    result = train(recipe(images, objective={"name": "fast"}))
+    result = train(recipe(quadrants, objective={"name": "fast"}))
     assert len(result.warnings) == 1
     assert "collapsed in epoch 2" in result.warnings[0]
     assert result.checkpoint.meta["validation"]["epoch"] == 1
 
 
-def test_validation_images_are_held_out(images: str) -> None:
-    part, held = preparation.data(recipe(images))
+def test_validation_images_are_held_out(quadrants: str) -> None:
+    part, held = preparation.data(recipe(quadrants))
     assert len(held) == 40
     assert len(part) == 200
     seen = {image.numpy().tobytes() for image in part.images}
     assert not any(image.numpy().tobytes() in seen for image in held.images)
 
 
-def test_limit_counts_training_and_validation_together(images: str) -> None:
-    part, held = preparation.data(recipe(images, data={"limit": 100}))
+def test_limit_counts_training_and_validation_together(quadrants: str) -> None:
+    part, held = preparation.data(recipe(quadrants, data={"limit": 100}))
     assert (len(part), len(held)) == (80, 20)
 
 
-def test_divergence_names_step_and_remedy(images: str) -> None:
+def test_divergence_names_step_and_remedy(quadrants: str) -> None:
     with pytest.raises(TrainingError, match=r"(?s)training diverged: the loss is .* at step \d+ \(epoch 1\).*--lr"):
-        train(recipe(images, train={"lr": 1e18}, objective={"name": "natural"}))
+        train(recipe(quadrants, train={"lr": 1e18}, objective={"name": "natural"}))
 
 
 @pytest.mark.parametrize(
@@ -220,13 +207,13 @@ def test_divergence_names_step_and_remedy(images: str) -> None:
         ({"keep_fp": ["fist"], "compress": TERNARY}, "fist"),
     ],
 )
-def test_refusals(images: str, sections: dict[str, Any], message: str) -> None:
+def test_refusals(quadrants: str, sections: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        train(recipe(images, **sections))
+        train(recipe(quadrants, **sections))
 
 
-def test_selection_prefers_the_most_robust_exact_epoch(images: str) -> None:
-    result = train(recipe(images, train={"epochs": 5}, compress=TERNARY))
+def test_selection_prefers_the_most_robust_exact_epoch(quadrants: str) -> None:
+    result = train(recipe(quadrants, train={"epochs": 5}, compress=TERNARY))
     exact = [e for e in result.history if e["exact"]]
     best = max(exact, key=lambda e: (e["robust"]["value"], e["clean"]["value"], e["epoch"]))
     assert result.checkpoint.meta["validation"]["epoch"] == best["epoch"]
