@@ -36,6 +36,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "pruner": {
         "magnitude": "pruners.magnitude:Magnitude",
+        "dnr": "pruners.dnr:Dnr",
     },
     "structure": {
         "circulant": "structures.circulant:Circulant",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..option import option
-from ..packed import Packed, Sparse, half_float
+from ..packed import Packed, half_float
 from ..quantizers.binary_relax import straight_through
 from ..session import Compressor, Session, Weights
 from . import mask
@@ -34,7 +34,7 @@ class Magnitude(Compressor):
         return choose(weights, self.sparsity, self.scope) if weights else {}
 
     def project(self, weights: Weights) -> dict[str, Packed]:
-        return _sparse(weights, self.masks(weights))
+        return mask.sparse(weights, self.masks(weights))
 
     def attach(self, weights: Weights, total_steps: int) -> Session:
         return MaskSession(self.masks(weights))
@@ -54,15 +54,10 @@ class MaskSession(Session):
         return out
 
     def encode(self, weights: Weights) -> dict[str, Packed]:
-        return _sparse({name: weights[name].detach() for name in self.masks}, self.masks)
+        return mask.sparse(weights, self.masks)
 
     def state_dict(self) -> dict[str, Any]:
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.masks = dict(state["masks"])
-
-
-def _sparse(weights: Weights, masks: Mapping[str, Tensor]) -> dict[str, Packed]:
-    # The overflow check of half_float must see the same values as the view, hence before the mask.
-    return {name: Sparse(half_float(weights[name])[kept], kept) for name, kept in masks.items()}

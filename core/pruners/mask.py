@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..packed import Packed, Sparse, half_float
+
 Tensors = Mapping[str, Tensor]
 
 
@@ -42,6 +44,31 @@ def by_channel(weights: Tensors, sparsity: float, scope: str) -> dict[str, Tenso
         scores[name] = rms
     chosen = _chosen(scores, scores, sparsity, scope, spare=len(weights) if scope == "global" else 1)
     return {n: m.reshape(-1, *[1] * (weights[n].ndim - 1)).expand(weights[n].shape).clone() for n, m in chosen.items()}
+
+
+def strength(weight: Tensor, granularity: str) -> Tensor:
+    """weight (out, ...) -> float32 (units,): magnitudes of the weights, or l2 norms of channels or columns.
+
+    A channel is an output channel, also called filter; a column is one input at one place of the kernel, seen by all
+    outputs.
+    """
+    w = weight.detach().float()
+    if granularity == "weight":
+        return w.abs().flatten()
+    return w.flatten(1).norm(dim=1 if granularity == "channel" else 0)
+
+
+def spread(units: Tensor, shape: torch.Size, granularity: str) -> Tensor:
+    """bool (units,) -> bool of the weight's shape."""
+    if granularity == "channel":
+        return units.view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+    return units.expand(shape[0], -1).reshape(shape).clone() if granularity == "column" else units.view(shape)
+
+
+def sparse(weights: Tensors, masks: Tensors) -> dict[str, Packed]:
+    """The kept weights as a file stores them; names are those of `masks`."""
+    # The overflow check of half_float must see the same values as the view, hence before the mask.
+    return {name: Sparse(half_float(weights[name].detach())[kept], kept) for name, kept in masks.items()}
 
 
 def _chosen(scores: Tensors, shaped: Tensors, sparsity: float, scope: str, spare: int = 0) -> dict[str, Tensor]:
