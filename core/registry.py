@@ -33,10 +33,16 @@ TABLE: dict[str, dict[str, str]] = {
     "quantizer": {
         "projection": "quantizers.data_free:Projection",
         "binary-relax": "quantizers.binary_relax:BinaryRelax",
+        "binary-connect": "quantizers.binary_connect:BinaryConnect",
+        "bcgd": "quantizers.bcgd:Bcgd",
     },
     "pruner": {
         "magnitude": "pruners.magnitude:Magnitude",
         "dnr": "pruners.dnr:Dnr",
+        "hydra": "pruners.hydra:Hydra",
+        "admm": "pruners.admm:Admm",
+        "rvsm": "pruners.rvsm:Rvsm",
+        "rgsm": "pruners.rgsm:Rgsm",
     },
     "structure": {
         "circulant": "structures.circulant:Circulant",

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..option import option
-from ..packed import Packed, half_float
-from ..quantizers.binary_relax import straight_through
+from ..packed import Packed
 from ..session import Compressor, Session, Weights
 from . import mask
 
@@ -47,11 +46,7 @@ class MaskSession(Session):
         self.masks = masks
 
     def view(self, weights: Weights) -> dict[str, Tensor]:
-        out = dict(weights)
-        for name, kept in self.masks.items():
-            rounded = half_float(weights[name].detach()).float()  # as the file rounds them
-            out[name] = straight_through(weights[name], rounded) * kept
-        return out
+        return mask.shown(weights, self.masks)
 
     def encode(self, weights: Weights) -> dict[str, Packed]:
         return mask.sparse(weights, self.masks)

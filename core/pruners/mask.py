@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..packed import Packed, Sparse, half_float
+from ..quantizers.binary_relax import straight_through
 
 Tensors = Mapping[str, Tensor]
 
@@ -63,6 +64,20 @@ def spread(units: Tensor, shape: torch.Size, granularity: str) -> Tensor:
     if granularity == "channel":
         return units.view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
     return units.expand(shape[0], -1).reshape(shape).clone() if granularity == "column" else units.view(shape)
+
+
+def keeping(weight: Tensor, granularity: str, count: int) -> Tensor:
+    """bool of the weight's shape that keeps the `count` strongest units: the projection on what has that many."""
+    return spread(top(strength(weight, granularity), count), weight.shape, granularity)
+
+
+def shown(weights: Tensors, masks: Tensors) -> dict[str, Tensor]:
+    """The weights with those of `masks` rounded as a file rounds them and masked, their gradient masked likewise."""
+    out = dict(weights)
+    for name, kept in masks.items():
+        rounded = half_float(weights[name].detach()).float()
+        out[name] = straight_through(weights[name], rounded) * kept
+    return out
 
 
 def sparse(weights: Tensors, masks: Tensors) -> dict[str, Packed]:
