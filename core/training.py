@@ -9,7 +9,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class _Run:
         self.step = 0
         self.best, self.best_score = b"", (False, -1.0, -1.0)
         self.history: list[dict[str, Any]] = []
-        self.warnings: list[str] = []
+        self.warnings = [*self.train_data.notes]
         self.sums: dict[str, float] = {}
 
     # ------------------------------------------------------------------ the loop
@@ -152,9 +152,7 @@ class _Run:
     def _diverged(self, value: float, epoch: int) -> None:
         broken = [name for name, weight in self.latent.items() if not bool(torch.isfinite(weight).all())]
         where = f"; not finite: {', '.join(broken[:3])}" if broken else ""
-        kept = (
-            f"the best checkpoint is from epoch {self.history[-1]['epoch']}" if self.best else "no epoch was finished"
-        )
+        kept = f"the last good epoch is {self.history[-1]['epoch']}" if self.history else "no epoch was finished"
         raise TrainingError(
             f"training diverged: the loss is {value} at step {self.step} (epoch {epoch + 1}){where}; {kept}.",
             f"Lower the learning rate (--lr {learning_rate(self.settings, 0.5) / 10:g}) or add warm-up"
@@ -180,12 +178,10 @@ class _Run:
         self.history.append(entry)
         self.sums = {}
         score = (exact, clean.value if robust is None else robust.value, clean.value)
-        if score >= self.best_score or not exact:
+        # Before the first exact epoch the latest one is kept, whatever its score (as the authors do).
+        if score >= self.best_score if exact else not self.best_score[0]:
             meta = {**exported.meta, "validation": {k: entry[k] for k in ("epoch", "clean", "robust")}}
-            self.best, self.best_score = (
-                dumps(Checkpoint(exported.weights, exported.packed, {}, meta, exported.source)),
-                score,
-            )
+            self.best, self.best_score = dumps(replace(exported, meta=meta)), score
 
     def export(self, epoch: int) -> Checkpoint:
         """The checkpoint as it would be written now, batch statistics re-estimated with the exported weights."""
