@@ -67,6 +67,8 @@ def evaluate(
         entries[-1] |= facts
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
+    if not models and (story := bundled.story(entries)):
+        report.content["story"] = story
     for missed in gates.missed(entries, baseline) if gates else []:
         report.miss(missed)
     return report
