@@ -44,7 +44,7 @@ class Crafted:
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts)
 
     def grid(self, rows: int = 4) -> bytes:
-        """A PNG of fooled images: clean, adversarial and ten times their difference, with the predictions."""
+        """A PNG of up to `rows` rows of fooled images, each clean and adversarial side by side, with the predictions."""
         return _grid(self, rows)
 
 
@@ -85,7 +85,7 @@ def _grid(crafted: Crafted, rows: int) -> bytes:
     if not len(chosen):
         raise RobustqError("No image was fooled, so there is nothing to draw.", "Leave --grid out, or raise --eps.")
     count = -(-len(chosen) // (GRID // 2))
-    figure = Figure(figsize=(GRID * 1.6, count * 2.9), dpi=100)
+    figure = Figure(figsize=(GRID * 1.3, count * 1.8 + 0.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for place, i in enumerate(chosen.tolist()):
         clean, attacked = crafted.clean[i], crafted.result.adversarial[i]
