@@ -50,6 +50,8 @@ def _imports(names: Sequence[str]) -> str:
 
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
+        if "name" in value:  # a method with its options: its name first
+            value = {"name": value["name"], **value}
         return ", ".join(f"{name} {_inner(inner)}" for name, inner in value.items())
     return ", ".join(_fact(part) for part in value) if isinstance(value, list) else str(value)
 
@@ -89,11 +91,15 @@ def show_methods(found: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def option_line(option: Mapping[str, Any]) -> str:
     """`steps = 40 (int): number of steps`."""
-    default = "required" if option["default"] is None and "None" not in option["type"] else default_of(option)
+    default = "required" if is_required(option) else default_of(option)
     line = f"{option['name']} = {default} ({option['type']})"
     line += f": {option['help']}" if option["help"] else ""
     line += f", in {option['unit']}" if option["unit"] else ""
     return line + (f"; one of {', '.join(str(c) for c in option['choices'])}" if option["choices"] else "")
+
+
+def is_required(option: Mapping[str, Any]) -> bool:
+    return option["default"] is None and "None" not in option["type"]
 
 
 def default_of(option: Mapping[str, Any]) -> str:
