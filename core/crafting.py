@@ -44,7 +44,7 @@ class Crafted:
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts)
 
     def grid(self, rows: int = 4) -> bytes:
-        """A PNG of up to `rows` rows of fooled images, each clean and adversarial side by side, with the predictions."""
+        """A PNG of up to `rows` rows of fooled images, clean and adversarial side by side, with the answers."""
         return _grid(self, rows)
 
 
