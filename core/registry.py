@@ -43,9 +43,11 @@ TABLE: dict[str, dict[str, str]] = {
         "admm": "pruners.admm:Admm",
         "rvsm": "pruners.rvsm:Rvsm",
         "rgsm": "pruners.rgsm:Rgsm",
+        "rsr": "pruners.rsr:Rsr",
     },
     "structure": {
         "circulant": "structures.circulant:Circulant",
+        "pni": "structures.pni:Pni",
     },
     "model": {
         "lenet": "models.lenet:LeNet",

@@ -5,7 +5,7 @@ It holds no isinstance and no method names; a method that needs a new moment get
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,6 +19,8 @@ Weights = Mapping[str, Tensor]
 
 class Session:
     """One compressor attached to one model for one training run."""
+
+    noisy: ClassVar[bool] = False  # whether `jitter` does anything: then validation is also made with it
 
     def join(self, optimizer: Optimizer) -> None:
         """Called once before training: parameters of the session's own are added to the optimizer here."""

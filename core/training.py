@@ -24,7 +24,7 @@ from .errors import TrainingError
 from .packed import Half, Packed, half_float
 from .recipe import Recipe
 from .schedule import learning_rate
-from .view import View
+from .view import Noisy, View
 
 Event = Callable[[dict[str, Any]], None]
 SAVE_SECONDS = 30.0  # how much work a kill may lose
@@ -172,6 +172,7 @@ class _Run:
             "clean": clean.to_dict(),
             "robust": None if robust is None else robust.to_dict(),
             "exact": exact,
+            **self._noise_on(exported),
             **{k: v for session in self.sessions for k, v in session.metrics().items()},
             "seconds": round(seconds, 2),
         }
@@ -225,6 +226,18 @@ class _Run:
     def _validate(self, exported: Checkpoint) -> tuple[Any, Any]:
         model = copy.deepcopy(self.model).eval()
         model.net.load_state_dict(exported.dense())
+        return self._accuracies(model)
+
+    def _noise_on(self, exported: Checkpoint) -> dict[str, Any]:
+        """The validation figures with the sessions' weight noise, where there is any."""
+        if not any(session.noisy for session in self.sessions):
+            return {}
+        model = copy.deepcopy(self.model).eval()
+        model.net.load_state_dict(exported.dense())
+        clean, robust = self._accuracies(Noisy(model, self.sessions, (self.seed, "noise on", self.step)).eval())
+        return {"clean_noise_on": clean.to_dict(), "robust_noise_on": None if robust is None else robust.to_dict()}
+
+    def _accuracies(self, model: torch.nn.Module) -> tuple[Any, Any]:
         clean = evaluation.accuracy(model, self.validation)
         if self.attack is None:
             return clean, None

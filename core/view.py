@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from .architecture import Classifier
@@ -111,3 +111,18 @@ class View:
             weights = session.jitter(weights, (*self.key, "jitter", self._passes))
         shown = {f"net.{name}": weight for name, weight in weights.items()}
         return functional_call(self.model, {**shown, **self._statistics}, (x,))
+
+
+class Noisy(nn.Module):
+    """A model with its sessions' weight noise, drawn anew in every forward pass: images (n, c, h, w) -> logits."""
+
+    def __init__(self, model: Classifier, sessions: Sequence[Session], key: Key) -> None:
+        super().__init__()
+        self.model, self._sessions, self._key, self._passes = model, sessions, key, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._passes += 1
+        weights: Mapping[str, Tensor] = dict(self.model.net.named_parameters())
+        for session in self._sessions:
+            weights = session.jitter(weights, (*self._key, self._passes))
+        return functional_call(self.model, {f"net.{name}": weight for name, weight in weights.items()}, (x,))

@@ -10,7 +10,7 @@ from robustq.core import preparation
 from robustq.core.architecture import build
 from robustq.core.checkpoint import Checkpoint, dumps
 from robustq.core.errors import OptionError, TrainingError
-from robustq.core.packed import Half, Quantized
+from robustq.core.packed import Half, Quantized, Sparse
 from robustq.core.recipe import Recipe
 from robustq.core.report import Proportion
 from robustq.core.training import train
@@ -88,6 +88,61 @@ def test_a_killed_run_resumes_to_the_same_bytes(quadrants: str, tmp_path: Path, 
 
 
 SMALL = {"depth": 8, "width": 4, "channels": 1, "classes": 4}
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        [{"name": "dnr", "sparsity": 0.8, "rewirings": 6}, {"name": "binary-relax"}],
+        [{"name": "hydra", "sparsity": 0.7, "switch": 0.5}],
+        [{"name": "admm", "sparsity": 0.7, "updates": 4}, {"name": "bcgd", "bits": 4}],
+        [{"name": "rsr", "switch": 0.8, "lasso": 1e-3}, {"name": "rgsm"}],
+        [{"name": "magnitude", "ramp": 0.5}, {"name": "pni"}, {"name": "binary-connect", "bits": 4}],
+    ],
+    ids=lambda compress: "+".join(method["name"] for method in compress),
+)
+def test_every_compressor_resumes_to_the_same_bytes(quadrants: str, tmp_path: Path, compress: list[Any]) -> None:
+    sections = {"train": {"batch_size": 16, "validation_attack_limit": 4}, "data": {"limit": 80}}
+    described = recipe(quadrants, compress=compress, objective={"name": "pgd-at"}, **sections)
+    whole = train(described)
+    state = tmp_path / "state.pt"
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(described, state_path=state, on_event=kill)
+    resumed = train(described, state_path=state)
+    assert dumps(resumed.checkpoint) == dumps(whole.checkpoint)
+    assert [{**e, "seconds": 0} for e in resumed.history] == [{**e, "seconds": 0} for e in whole.history]
+
+
+def test_pruning_then_quantizing_in_one_run(quadrants: str) -> None:
+    compress = [{"name": "magnitude", "sparsity": 0.6}, {"name": "binary-relax", "switch": 0.5}]
+    result = train(recipe(quadrants, compress=compress))
+    assert result.history[-1]["exact"]
+    assert [m["name"] for m in result.checkpoint.meta["methods"]] == ["magnitude", "binary-relax"]
+    weights = {n: p for n, p in result.checkpoint.packed.items() if isinstance(p, Quantized)}
+    assert sum(p.zeros for p in weights.values()) >= 0.6 * sum(p.codes.numel() for p in weights.values()) - 1
+    assert all(p.levels == 1 for p in weights.values())
+    model = build(result.checkpoint)
+    assert all(torch.equal(model.net.get_parameter(n), p.dense()) for n, p in weights.items())
+
+
+def test_the_order_of_methods_is_part_of_the_recipe(quadrants: str) -> None:
+    methods = [{"name": "magnitude", "sparsity": 0.6}, {"name": "binary-relax", "bits": 4, "switch": 0.0}]
+    first = train(recipe(quadrants, compress=methods, train={"epochs": 1})).checkpoint
+    second = train(recipe(quadrants, compress=methods[::-1], train={"epochs": 1})).checkpoint
+    assert isinstance(first.packed["fc1.weight"], Quantized)
+    assert isinstance(second.packed["fc1.weight"], Sparse)
+
+
+def test_noise_is_reported_on_and_off(quadrants: str) -> None:
+    entry = train(recipe(quadrants, compress=[{"name": "pni", "start": 1.0}], train={"epochs": 1})).history[0]
+    assert {"clean", "robust", "clean_noise_on", "robust_noise_on", "noise"} <= set(entry)
+    assert entry["clean_noise_on"]["n"] == entry["clean"]["n"]
+    assert "clean_noise_on" not in train(recipe(quadrants, train={"epochs": 1})).history[0]
 
 
 def test_state_of_another_run_is_refused(quadrants: str, tmp_path: Path) -> None:

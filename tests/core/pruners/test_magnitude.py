@@ -69,12 +69,57 @@ def test_a_resumed_session_keeps_its_masks():
         assert torch.equal(seen, session.view(moved)[name])
 
 
+def test_the_ramp_is_a_cubic():
+    method = Magnitude(sparsity=0.8, ramp=0.5)
+    assert [method.reached(p) for p in (0.0, 0.25, 0.5, 0.9)] == pytest.approx([0.0, 0.7, 0.8, 0.8])
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_sparsity_grows_and_what_is_dropped_stays_zero(granularity):
+    given = weights()
+    final = Magnitude(sparsity=0.8, granularity=granularity)
+    session = Magnitude(sparsity=0.8, ramp=0.5, granularity=granularity).attach(given, 20)
+    assert torch.equal(session.view(given)["fc"], given["fc"].half().float())
+    dropped = []
+    for step in range(1, 20):
+        before = session.masks
+        exported = session.encode(given)
+        assert {name: p.zeros for name, p in exported.items()} == {
+            name: p.zeros for name, p in final.project({n: w * before[n] for n, w in given.items()}).items()
+        }
+        for w in given.values():
+            w += 0.1 * torch.randn(w.shape, generator=torch.Generator().manual_seed(step))
+        session.after_step(given, step / 20)
+        assert not any((session.masks[name] & ~before[name]).any() for name in given)
+        dropped.append(sum(int((~m).sum()) for m in session.masks.values()))
+        assert session.exact == (step >= 10)
+    assert dropped == sorted(dropped)
+    assert dropped[0] < dropped[3] < dropped[9] == dropped[-1]
+    seen = session.view(given)
+    assert all(torch.equal(p.dense(), seen[name]) for name, p in session.encode(given).items())
+
+
+def test_a_resumed_ramp_goes_on():
+    given = weights()
+    method = Magnitude(sparsity=0.8, ramp=0.5)
+    session = method.attach(given, 20)
+    session.after_step(given, 0.2)
+    resumed = method.attach(weights(), 20)
+    resumed.load_state_dict(session.state_dict())
+    assert resumed.metrics() == session.metrics() == {"sparsity": pytest.approx(0.8 * (1 - 0.6**3))}
+    for progress in (0.3, 0.6):
+        session.after_step(given, progress)
+        resumed.after_step(given, progress)
+    assert all(torch.equal(resumed.masks[name], session.masks[name]) for name in given)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"sparsity": "0"}, "not between 0 and 1"),
         ({"sparsity": "1"}, "not between 0 and 1"),
         ({"sparsity": "50%"}, "'50%' is not a number"),
+        ({"ramp": "1"}, "ramp is 1.0, outside"),
         ({"scope": "net"}, "scope is 'net'"),
         ({"granularity": "row"}, "granularity is 'row'"),
     ],
