@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 
-from .tables import NONE, figure, printable, shape, table
+from .tables import NONE, figure, shape, table
+from .text import visible
 
 SHOWN_NAMES = 8  # of what an unsafe file would import
 SAFE = {True: "yes: it runs no code", False: "NO", None: "it is a program; robustq does not run it"}
@@ -14,21 +15,21 @@ SAFE = {True: "yes: it runs no code", False: "NO", None: "it is a program; robus
 
 def show_file(content: Mapping[str, Any], console: Console) -> None:
     """What `core.inspection.inspect` found: the file, its tensors one a line, the totals, where it comes from."""
-    console.print(f"{printable(content['path'])}: {content['description']}, {content['bytes']:,} bytes")
+    console.print(f"{visible(content['path'])}: {content['description']}, {content['bytes']:,} bytes")
     console.print(f"sha256   {content['sha256']}")
     console.print(f"safe     {SAFE[content['safe']]}{_imports(content['unsafe'])}")
-    console.print("loads    yes" if content["loadable"] else f"loads    no: {printable(content['reason'])}")
+    console.print("loads    yes" if content["loadable"] else f"loads    no: {visible(content['reason'])}")
     for note in content["notes"]:
-        console.print(f"note     {printable(note)}")
+        console.print(f"note     {visible(note)}")
     for name, value in content["meta"].items():
-        console.print(f"{name:<8} {printable(_fact(value))}")
+        console.print(f"{name:<8} {visible(_fact(value))}")
     if not content["tensors"]:
         return
     console.print()
     listed = table("tensor", "shape", "type", "stored as", "zeros", "bytes", "bits/weight", left=4)
     for row in content["tensors"]:
         listed.add_row(
-            printable(row["name"]),
+            visible(row["name"]),
             shape(row["shape"]),
             row["dtype"],
             _stored(row),
@@ -37,7 +38,7 @@ def show_file(content: Mapping[str, Any], console: Console) -> None:
         )
     console.print(listed)
     for name, target in content["aliases"].items():
-        console.print(f"{printable(name)} is tied to {printable(target)}")
+        console.print(f"{visible(name)} is tied to {visible(target)}")
     console.print(_totals(content["totals"]))
 
 
@@ -45,7 +46,7 @@ def _imports(names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f": loading it would import {printable(', '.join(names[:SHOWN_NAMES]))}{more}"
+    return f": loading it would import {visible(', '.join(names[:SHOWN_NAMES]))}{more}"
 
 
 def _fact(value: Any) -> str:

@@ -111,6 +111,11 @@ def _invoke(args: list[str], run: Run) -> int:
 def _from_usage(error: Exception) -> RobustqError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "robustq"
+    if options := getattr(error, "possibilities", None):
+        from robustq.core.registry import suggest
+
+        name = str(getattr(error, "option_name", ""))
+        return OptionError(f"There is no option {name}.", f"{suggest(name, options)} `{path} --help` lists all.")
     text = str(getattr(error, "format_message", lambda: error)()) or "There is no command."
     return OptionError(text, f"`{path} --help` lists what there is.")
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from robustq.core.report import Report
 
-from .tables import NONE, accuracy, figure, percent, printable, radius, shape, size, table
+from .tables import NONE, accuracy, figure, percent, radius, shape, size, table
+from .text import visible
 
 MANY_LAYERS, WORST = 20, 10  # from how many layers on only the worst are shown, unless -v is given
 LAST_EPOCHS = 10
@@ -31,7 +32,7 @@ def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
     for model in models:
         found = [accuracy(model["attacks"].get(name)) for name in attacks]
         shown.add_row(
-            printable(model["name"]) + ("" if model["complete"] else " (unfinished)"),
+            visible(model["name"]) + ("" if model["complete"] else " (unfinished)"),
             accuracy(model["clean"]),
             *found,
             *([accuracy(model["worst_case"])] if several else []),
@@ -45,23 +46,23 @@ def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
     for model in models:
         _details(model, console, verbose)
     if content.get("baseline"):
-        console.print(f"compared with {printable(content['baseline'])}")
+        console.print(f"compared with {visible(content['baseline'])}")
     if content.get("story"):
-        console.print(printable(content["story"]))
+        console.print(visible(content["story"]))
 
 
 def _details(model: Mapping[str, Any], console: Console, verbose: int) -> None:
     """How a model runs from packed weights; with -v also what each attack cost."""
     if packed := model.get("packed"):
         console.print(
-            f"{printable(model['name'])}: {packed['layers']} layers run from packed weights ({packed['isa']}) in "
+            f"{visible(model['name'])}: {packed['layers']} layers run from packed weights ({packed['isa']}) in "
             f"{figure(packed['latency_ms'])} ms; largest difference {packed['max_error']:.1g} of the largest logit"
         )
     if not verbose:
         return
     for name, found in model["details"].items():
         console.print(
-            f"{printable(model['name'])}, {name}: {found['forwards_per_image']:g} forward and "
+            f"{visible(model['name'])}, {name}: {found['forwards_per_image']:g} forward and "
             f"{found['backwards_per_image']:g} backward passes an image, {found['seconds']:.1f} s"
         )
 
@@ -70,11 +71,11 @@ def compress(report: Report, console: Console, verbose: int = 0) -> None:
     """The error of each layer, what stayed in fp16, accuracy where it was measured, and the sizes."""
     content = report.content
     for note in (content.get("input") or {}).get("notes", ()):
-        console.print(f"note: {printable(note)}")
+        console.print(f"note: {visible(note)}")
     _history(content, console, verbose)
     if layers := content.get("layers"):
         _layers(layers, console, verbose)
-        half = [printable(layer["name"]) for layer in layers if layer["scheme"] == "half"]
+        half = [visible(layer["name"]) for layer in layers if layer["scheme"] == "half"]
         console.print(f"kept as fp16: {', '.join(half)}" if half else "kept as fp16: none")
     if measured := content.get("accuracy"):
         before, after = accuracy(measured["before"]), accuracy(measured["after"])
@@ -102,7 +103,7 @@ def _layers(layers: Sequence[Mapping[str, Any]], console: Console, verbose: int)
         for side in layer["shape"]:
             count *= side
         shown.add_row(
-            printable(layer["name"]),
+            visible(layer["name"]),
             shape(layer["shape"]),
             layer["scheme"],
             str(layer["bits"]),
@@ -130,7 +131,7 @@ def _totals(content: Mapping[str, Any], console: Console) -> None:
 
 
 def _place(path: str) -> str:
-    return "standard stream" if path == "-" else printable(path)
+    return "standard stream" if path == "-" else visible(path)
 
 
 def _history(content: Mapping[str, Any], console: Console, verbose: int) -> None:
@@ -191,7 +192,7 @@ def export(report: Report, console: Console, verbose: int = 0) -> None:
 
 def images(data: Mapping[str, Any]) -> str:
     """`fashion-mini test, 1,000 images`."""
-    return f"{printable(data['name'])} {data['split']}, {data['n']:,} images"
+    return f"{visible(data['name'])} {data['split']}, {data['n']:,} images"
 
 
 def threat(label: str, found: Mapping[str, Any]) -> str:

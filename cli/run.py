@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from robustq.core.errors import Exit, RobustqError
 from robustq.core.report import Report
 
+from .text import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,9 +53,9 @@ class Run:
     def complain(self, error: RobustqError) -> None:
         """An error, on standard error, also with --quiet."""
         with suppress(OSError):
-            print(f"error: {error.problem}", file=sys.stderr)
+            print(f"error: {visible(error.problem)}", file=sys.stderr)
             if error.remedy:
-                print(f"       {error.remedy}", file=sys.stderr)
+                print(f"       {visible(error.remedy)}", file=sys.stderr)
 
     def fail(self, error: RobustqError) -> None:
         """Record and print an error that was raised on purpose."""
@@ -85,6 +87,8 @@ class Run:
 
     def finish(self) -> int:
         """Write the report where it was asked for; the exit status."""
+        if self.silent and self.report.error is None:
+            return int(self.report.exit_code)
         failed = self.report.error is not None
         if self.out is not None and not (failed and not self.report.content):
             self._write_report()
@@ -93,9 +97,9 @@ class Run:
         if self.render is not None and self.report.content and not self.quiet:
             self.render(self.report, console(sys.stderr), self.verbose)
         for warning in self.report.warnings:
-            self.say(f"warning: {warning}")
+            self.say(f"warning: {visible(warning)}")
         for missed in self.report.content.get("gates_missed", []):
-            print(f"gate missed: {missed}", file=sys.stderr)
+            print(f"gate missed: {visible(missed)}", file=sys.stderr)
         return int(self.report.exit_code)
 
     def _write_report(self) -> None:

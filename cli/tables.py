@@ -20,11 +20,6 @@ def table(*columns: str, left: int = 1) -> Table:
     return made
 
 
-def printable(text: object) -> str:
-    """The text without the control characters that a hostile file may hold in its names."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def accuracy(found: Mapping[str, Any] | None) -> str:
     """`51.2% [48.1, 54.3]`: an accuracy of the report with its 95% interval."""
     if not found:

@@ -97,9 +97,12 @@ def read_head(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, in the order of their bytes. Raises InputFileError."""
+    """Every tensor of a safetensors file, by name: the library's own order is another in each process.
+
+    Raises InputFileError.
+    """
     try:
-        return safetensors.torch.load(data)
+        return dict(sorted(safetensors.torch.load(data).items()))
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputFileError(f"the safetensors file cannot be read: {error}.", _DAMAGED) from None
 

@@ -208,9 +208,11 @@ def _spec(content: Any, where: str) -> Spec:
 
 def _assign(content: Any, path: list[str], value: str, where: str) -> None:
     for step in path[:-1]:
+        known = content
         content = content[_index(content, step, where)] if isinstance(content, list) else content.get(step)
         if content is None:
-            raise OptionError(f"{where}: there is no {step!r} to set an entry of.")
+            hint = suggest(step, list(known)) if known else ""
+            raise OptionError(f"{where}: there is no {step!r} to set an entry of.", hint)
     if isinstance(content, list):  # a key of all methods of the list
         if not content:
             raise OptionError(f"{where}: no method is named whose entry this could be.")

@@ -64,6 +64,13 @@ def test_safetensors_from_a_stream():
     assert (found.source.kind, found.source.path) == ("safetensors", "-")
 
 
+def test_safetensors_come_in_the_order_of_their_names():
+    """The library gives them in another order in each process; "first" and "last" layers depend on it."""
+    names = [f"layer{i}.weight" for i in range(30)]
+    found = load(io.BytesIO(save_safetensors({name: torch.ones(1) for name in reversed(names)})))
+    assert list(found.weights) == sorted(names)
+
+
 def test_a_stream_that_cannot_seek():
     out, into = os.pipe()
     with os.fdopen(into, "wb") as stream:
