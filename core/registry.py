@@ -48,6 +48,7 @@ TABLE: dict[str, dict[str, str]] = {
     "structure": {
         "circulant": "structures.circulant:Circulant",
         "pni": "structures.pni:Pni",
+        "non-expansive": "structures.non_expansive:NonExpansive",
     },
     "model": {
         "lenet": "models.lenet:LeNet",

@@ -75,7 +75,7 @@ class Compressor(Method):
         """Start a session on the weights this compressor is to own (chosen by `targets.find`)."""
         raise OptionError(
             f"{type(self).__name__} works without data and has nothing to train.",
-            "Train with binary-relax, magnitude or circulant; `robustq methods` lists them.",
+            "Train with binary-relax, dnr or circulant, for example; `robustq methods` lists them.",
         )
 
     @classmethod

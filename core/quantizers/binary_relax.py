@@ -14,23 +14,38 @@ from torch import Tensor
 from ..option import option
 from ..packed import Packed, Quantized
 from ..session import Compressor, Session, Weights
-from .projection import quantize
+from .powers import check_powers, quantize_powers
+from .projection import check, quantize
 
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryRelax(Compressor):
     """Relaxed quantization in the loop: forward and backward at the relaxed weights, the step on the latent ones."""
 
-    SOURCE = "Yin et al. 2018 (arXiv 1801.06313), algorithm 1 and eq. 3.3"
+    SOURCE = "Yin et al. 2018 (arXiv 1801.06313)"
     bits: int = option(
         2, "bits a weight: 1 binary, 2 ternary, b > 2: 2^b - 1 symmetric levels", choices=(1, 2, 3, 4, 8)
     )
     group: str = option("channel", "what shares a scale: channel, layer or a number of weights")
+    alphabet: str = option(
+        "uniform",
+        "codes above 2 bits: uniform, or powers of two for shifts (3 and 4 bits)",
+        choices=("uniform", "powers"),
+    )
     switch: float = option(
         0.6, "training progress at which phase II (exact weights) begins; 0 is BinaryConnect", low=0, high=1
     )
     relax_start: float = option(1.0, "lambda at the beginning", low=0)
     relax_end: float = option(300.0, "lambda at the switch; it grows geometrically, as 1.05 an epoch did", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (check_powers if self.alphabet == "powers" else check)(self.bits, self.group)
+
+    def project_one(self, weight: Tensor) -> Quantized:
+        """The projection of one weight on the set, as it is exported."""
+        project = quantize_powers if self.alphabet == "powers" else quantize
+        return project(weight, self.bits, self.group)
 
     def attach(self, weights: Weights, total_steps: int) -> Session:
         return BinaryRelaxSession(self, tuple(weights))
@@ -80,7 +95,7 @@ class BinaryRelaxSession(Session):
         self.progress = float(state["progress"])
 
     def _project(self, weight: Tensor) -> Quantized:
-        return quantize(weight, self.options.bits, self.options.group)
+        return self.options.project_one(weight)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -115,6 +115,8 @@ def test_progress_survives_a_restart() -> None:
         ({"bits": "5"}, r"bits is 5.\nIt can be one of: 1, 2, 3, 4, 8"),
         ({"switch": "1.5"}, r"switch is 1.5, outside \[0, 1\]"),
         ({"bitz": "2"}, r"has no option 'bitz'"),
+        ({"group": "row"}, "group is 'row'"),
+        ({"alphabet": "powers"}, "for 3 and 4 bits, not 2.\nGive bits=3"),
         ({"relax_start": "often"}, "'often' is not a number"),
     ],
 )
