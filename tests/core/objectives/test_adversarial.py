@@ -1,6 +1,7 @@
 """TRADES, MART, fast, free, mixed and curriculum training: hand-checked values, limits, refusals."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -183,10 +184,10 @@ def test_the_gap_grows_between_rise_and_top() -> None:
 
 
 def test_p_sat_limits(model: Classifier) -> None:
-    always = {"gap_start": 1, "gap_end": 1}
+    always: Any = {"gap_start": 1, "gap_end": 1}
     assert torch.equal(loss(model, "p-sat", **always), loss(model, "pgd-at"))
     start = Pgd(eps=0.1).start(X, Y, KEY, INDEX)["x"]
-    never = {"gap_start": -1, "gap_end": -1}
+    never: Any = {"gap_start": -1, "gap_end": -1}
     torch.testing.assert_close(loss(model, "p-sat", **never), F.cross_entropy(model(start), Y))
 
 

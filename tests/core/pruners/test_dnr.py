@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from robustq.core.pruners.dnr import Dnr, DnrSession
 from robustq.core.quantizers.binary_relax import BinaryRelax
 
 
-def weights() -> dict[str, torch.Tensor]:
+def weights() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     return {
         "conv": torch.randn(6, 4, 3, 3, generator=generator).requires_grad_(),
@@ -29,12 +30,12 @@ def attached(method: Dnr, given: dict[str, torch.Tensor]) -> DnrSession:
     return session
 
 
-def train(session: DnrSession, given: dict[str, torch.Tensor], steps: range, total: int = 40):
+def train(session: DnrSession, given: dict[str, Any], steps: range, total: int = 40):
     """Plain SGD on a quadratic whose optimum is far from the start, one yield a step."""
     for step in steps:
         target = {n: torch.randn(w.shape, generator=torch.Generator().manual_seed(7)) for n, w in given.items()}
         seen = session.view(given)
-        loss = sum((seen[n] - target[n]).square().sum() for n in given) + session.penalty(given)
+        loss = torch.stack([(seen[n] - target[n]).square().sum() for n in given]).sum() + session.penalty(given)
         for w in given.values():
             w.grad = None
         loss.backward()
@@ -84,11 +85,12 @@ def test_whole_channels_are_kept_within_the_density(sparsity) -> None:
 
 
 def test_the_gradient_and_its_momentum_are_dense() -> None:
-    given = {"w": torch.randn(4, 5).requires_grad_()}
+    given: dict[str, Any] = {"w": torch.randn(4, 5).requires_grad_()}
     session = attached(Dnr(sparsity=0.75, rewirings=1, momentum=0.5, rho_start=0, rho_end=0), given)
     grads = torch.randn(3, 4, 5)
     for g in grads:
-        given["w"].grad = None
+        for w in given.values():
+            w.grad = None
         (session.view(given)["w"] * g).sum().backward()
         assert torch.equal(given["w"].grad, g)
         session.after_step(given, 0.1)

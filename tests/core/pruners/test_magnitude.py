@@ -6,7 +6,7 @@ import torch
 from robustq.core import registry
 from robustq.core.errors import OptionError
 from robustq.core.packed import Sparse
-from robustq.core.pruners.magnitude import Magnitude
+from robustq.core.pruners.magnitude import GradualSession, Magnitude
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -79,6 +79,7 @@ def test_sparsity_grows_and_what_is_dropped_stays_zero(granularity):
     given = weights()
     final = Magnitude(sparsity=0.8, granularity=granularity)
     session = Magnitude(sparsity=0.8, ramp=0.5, granularity=granularity).attach(given, 20)
+    assert isinstance(session, GradualSession)
     assert torch.equal(session.view(given)["fc"], given["fc"].half().float())
     dropped = []
     for step in range(1, 20):
@@ -105,6 +106,8 @@ def test_a_resumed_ramp_goes_on():
     session = method.attach(given, 20)
     session.after_step(given, 0.2)
     resumed = method.attach(weights(), 20)
+    assert isinstance(session, GradualSession)
+    assert isinstance(resumed, GradualSession)
     resumed.load_state_dict(session.state_dict())
     assert resumed.metrics() == session.metrics() == {"sparsity": pytest.approx(0.8 * (1 - 0.6**3))}
     for progress in (0.3, 0.6):

@@ -1,6 +1,7 @@
 """RVSM and RGSM: thresholds, the pull, what is exported."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -82,10 +83,11 @@ def test_the_thresholded_copy_is_exported_and_the_weights_are_seen(name: str) ->
 
 def test_the_pull_makes_weights_sparse() -> None:
     target = torch.tensor([[1.0, 0.1, -0.05, -0.9, 0.02]])
-    given = {"w": target.clone().requires_grad_()}
+    given: dict[str, Any] = {"w": target.clone().requires_grad_()}
     session = Rvsm(lam=0.02, beta=1.0).attach(given, 10)
     for _ in range(200):
-        given["w"].grad = None
+        for w in given.values():
+            w.grad = None
         (0.5 * (given["w"] - target).square().sum() + session.penalty(given)).backward()
         with torch.no_grad():
             given["w"] -= 0.2 * given["w"].grad
