@@ -14,6 +14,7 @@ from .benchmark import Candidate, Listener, benchmark
 from .checkpoint import Checkpoint, load
 from .datasets.dataset import Dataset
 from .errors import OptionError
+from .fit import check_shape
 from .gates import Gates
 from .latency import median_ms
 from .packed import Quantized
@@ -163,26 +164,6 @@ def build(checkpoint: Checkpoint, recipe: Recipe) -> architecture.Classifier:
     part = recipe.model
     model = architecture.build(checkpoint, arch=part.arch, args=part.args, mean=part.mean, std=part.std)
     return model.to(recipe.run.device)
-
-
-def check_shape(model: architecture.Classifier, data: Dataset, name: str) -> None:
-    """One image through the model, so that a mismatch is named before the work begins."""
-    x, _ = data.batch(torch.arange(min(1, len(data))))
-    device = next(model.parameters(), x).device
-    try:
-        with torch.no_grad():
-            logits = model(x.to(device))
-    except RuntimeError as error:
-        shape = "x".join(str(side) for side in data.shape)
-        raise OptionError(
-            f"{name} cannot take images of {data.name} ({shape}): {str(error).splitlines()[0]}.",
-            "Check --data, --arch and --arch-arg.",
-        ) from None
-    if logits.ndim != 2 or (len(data) and logits.shape[1] <= int(data.labels.max())):
-        raise OptionError(
-            f"{name} gives an output of shape {list(logits.shape)}, but {data.name} has {data.classes} classes.",
-            "A model must give (n, classes) logits; check --data and --arch.",
-        )
 
 
 def normalization(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, list[float]]:

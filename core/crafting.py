@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint
 from .driver import AttackResult, Progress, perturb
 from .errors import OptionError, RobustqError
 from .evaluation import predictions
+from .fit import check_shape
 from .recipe import Recipe
 from .report import Proportion
 
@@ -55,7 +56,7 @@ def craft_examples(checkpoint: Checkpoint, recipe: Recipe, *, progress: Progress
         raise OptionError(f"{len(attacks)} attacks are named.", "Examples are crafted with one: --attack pgd.")
     (attack,) = attacks.values()
     data, model = comparison.images(recipe), comparison.build(checkpoint, recipe)
-    comparison.check_shape(model, data, checkpoint.source.path)
+    check_shape(model, data, checkpoint.source.path)
     x, y = data.batch(torch.arange(len(data)))
     answers = predictions(model, data, batch_size=recipe.run.batch_size)
     run = recipe.run
