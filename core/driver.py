@@ -84,12 +84,13 @@ def craft(
     and no weight gradient is computed. Draws depend on key and index (n,) alone. `loss` replaces the attack's own,
     `start` (n, c, h, w) its first points; an image for which `done` holds at a point stays there.
     """
-    state = begin(attack, x.detach(), y, key, index)
+    with torch.no_grad():
+        state = begin(attack, x.detach(), y, key, index, model(x) if attack.sees_answers else None)
     if start is not None:
         state = state | {"x": start}
     for _ in range(attack.iterations):
-        logits, grad = gradient(attack, model, state, loss)
-        later = advance(attack, state, logits, grad, key)
+        logits, grad, value = gradient(attack, model, state, loss)
+        later = advance(attack, state, logits, grad, value, key)
         state = later if done is None else _held(state, later, done(logits, y))
     return state["x"]
 
@@ -102,21 +103,26 @@ def _held(state: State, later: State, held: Tensor) -> State:
     }
 
 
-def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) at state["x"], and the gradient of the objective there (zero where none or not finite)."""
-    with torch.enable_grad():
-        x = state["x"].detach().requires_grad_()
+def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (n, classes) at state["x"], the gradient of the objective there, and its values (n,).
+
+    The gradient is zero where there is none or it is not finite, and (n, 0) for attacks that use none.
+    """
+    with torch.set_grad_enabled(attack.uses_gradient):
+        x = state["x"].detach().requires_grad_(attack.uses_gradient)
         logits = model(x)
         value = loss(logits, state["y"]) if loss else attack.objective(state, logits)
+        if not attack.uses_gradient:
+            return logits, x.new_zeros(len(x), 0), value
         # A model that thresholds its input has no path back to it: None, as good as zero.
         found = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
     grad = torch.zeros_like(state["x"]) if found is None else found
-    return logits.detach(), grad if grad.sum().isfinite() else grad.nan_to_num(0.0, 0.0, 0.0)
+    return logits.detach(), grad if grad.sum().isfinite() else grad.nan_to_num(0.0, 0.0, 0.0), value.detach()
 
 
-def advance(attack: Attack, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
+def advance(attack: Attack, state: State, logits: Tensor, grad: Tensor, value: Tensor, key: Key) -> State:
     """The state one step later."""
-    return state | attack.update(state, logits, grad, key) | {"taken": state["taken"] + 1}
+    return state | attack.update(state | {"value": value}, logits, grad, key) | {"taken": state["taken"] + 1}
 
 
 def perturb(
@@ -152,7 +158,7 @@ def perturb(
         with channels_last(model):
             clean = victim.answers(x, y) if predictions is None else predictions
         run = _Run(attack, victim, x, y, index, clean, drop and not random, progress)
-        for repeat in range(attack.repeats):
+        for repeat in range(run.attack.repeats):
             run.one_start(repeat, (seed, registry.name_of(attack), repeat))
     norms = NORMS[attack.norm].size(run.adversarial - x)
     _verify(attack, radius, norms, run.adversarial)
@@ -194,6 +200,17 @@ class _Run:
         self.first = torch.full_like(y, -1)
         self.unconfirmed = self.zero_gradient = 0
         self.steps = 0  # of the current start, those saved by dropping included
+        self.clean_logits = self._clean_logits() if attack.sees_answers and self.correct.any() else None
+        if self.clean_logits is not None:
+            self.attack = attack.fitted(self.clean_logits.shape[1])
+
+    def _clean_logits(self) -> Tensor:
+        """(n, classes) on the images themselves, zero where the model is wrong anyway."""
+        device, rows = device_of(self.victim.model, self.x.device), self.correct.nonzero()[:, 0]
+        found = torch.cat([self.victim.logits(self.x[part].to(device)) for part in rows.split(self.victim.batch)])
+        whole = found.new_zeros(len(self.x), found.shape[1])
+        whole[rows] = found
+        return whole
 
     def one_start(self, repeat: int, key: Key) -> None:
         """Attack what is still robust from one start, then let the model as it is judge every result."""
@@ -219,16 +236,16 @@ class _Run:
                 state = _join(state, self._enter(waiting[:room], key))
                 waiting = waiting[room:]
             assert state is not None
-            logits, grad = gradient(self.attack, self.victim, state)
-            self.victim.backwards += len(grad)
+            logits, grad, value = gradient(self.attack, self.victim, state)
+            self.victim.backwards += len(grad) if self.attack.uses_gradient else 0
             first = state["taken"] == 0
-            if count_zeros and first.any():
+            if count_zeros and self.attack.uses_gradient and first.any():
                 self.zero_gradient += int((is_zero(grad) & first).sum())
             stay = self._note_success(state, logits)
             self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
-            state, logits, grad = _select(state, stay), logits[stay], grad[stay]
+            state, logits, grad, value = _select(state, stay), logits[stay], grad[stay], value[stay]
             if len(logits):
-                state = advance(self.attack, state, logits, grad, key)
+                state = advance(self.attack, state, logits, grad, value, key)
                 state = self._retire(state)
             state = state if len(state["y"]) else None
 
@@ -236,7 +253,8 @@ class _Run:
         """The state of images that start; `row` is their place in this run."""
         device = device_of(self.victim.model, self.x.device)
         x, y, index = (t[rows].to(device) for t in (self.x, self.y, self.index))
-        return begin(self.attack, x, y, key, index) | {"row": rows.to(device)}
+        known = None if self.clean_logits is None else self.clean_logits[rows.to(device)]
+        return begin(self.attack, x, y, key, index, known) | {"row": rows.to(device)}
 
     def _note_success(self, state: State, logits: Tensor) -> Tensor:
         """Keep the first success of each image; (k,) bool: which images go on."""
@@ -258,7 +276,8 @@ class _Run:
             return state
         rows = state["row"][done].to(self.first.device)
         new = self.first[rows] < 0
-        self.adversarial[rows[new]] = state["x"][done].to(self.x.device)[new]
+        last = self.attack.final(state, self.victim.draws > 1)
+        self.adversarial[rows[new]] = last[done].to(self.x.device)[new]
         return _select(state, ~done)
 
     def _tell(self, steps: int) -> None:

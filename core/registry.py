@@ -17,6 +17,11 @@ TABLE: dict[str, dict[str, str]] = {
         "fgsm": "attacks.fgsm:Fgsm",
         "ifgsm": "attacks.pgd:Ifgsm",
         "pgd": "attacks.pgd:Pgd",
+        "mi-fgsm": "attacks.mi_fgsm:MiFgsm",
+        "apgd-ce": "attacks.apgd:ApgdCe",
+        "apgd-dlr": "attacks.apgd:ApgdDlr",
+        "apgd-t": "attacks.apgd:ApgdT",
+        "noise": "attacks.noise:Noise",
     },
     "objective": {
         "natural": "objectives.natural:Natural",

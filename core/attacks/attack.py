@@ -4,6 +4,7 @@ An attack is a start and an update on per-sample tensors, so that rows can leave
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ..option import Method, option
 from .norms import NORMS
 
 State = dict[str, Tensor]  # per-sample tensors only: the driver selects rows of every entry when samples are dropped
+_STEP_STREAM = 1 << 32  # above any image index: an image has one stream of draws for each of its steps
 Key = tuple[int | str, ...]  # names a stream of draws: (seed, attack, restart); each image adds its own index
 
 
@@ -23,8 +25,12 @@ class Attack(Method):
 
     A state holds, beside what `start` returns,
     `clean` (n, c, h, w) the image, `y` (n,) its label, `index` (n,) its place in the data set (keys its draws), and
-    `taken` (n,) how many steps it has had. `x` (n, c, h, w) is the point that is evaluated next.
+    `taken` (n,) how many steps it has had. `x` (n, c, h, w) is the point that is evaluated next. Where the attack
+    `sees_answers`, `clean_logits` (n, classes) are those of the image itself.
     """
+
+    uses_gradient: ClassVar[bool] = True  # otherwise nothing is differentiated, and `update` gets gradients (n, 0)
+    sees_answers: ClassVar[bool] = False
 
     eps: float | None = option(None, "radius; without one, that of the data set", unit="input units in [0, 1]", low=0.0)
     norm: str = option("linf", "norm of the perturbation", choices=tuple(NORMS))
@@ -34,8 +40,18 @@ class Attack(Method):
         raise NotImplementedError
 
     def update(self, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
-        """The entries one step changes: logits (n, classes) and finite gradient of `objective`, both at state["x"]."""
+        """The entries one step changes: logits (n, classes) and finite gradient of `objective`, both at state["x"].
+
+        state["value"] (n,) is the objective there.
+        """
         raise NotImplementedError
+
+    def final(self, state: State, randomized: bool) -> Tensor:
+        """(n, c, h, w) what is judged where no step succeeded: the last point, which no step has evaluated.
+
+        A randomized model is judged here alone, so that attacks which know their best point give that one then.
+        """
+        return state["x"]
 
     def objective(self, state: State, logits: Tensor) -> Tensor:
         """(n,) what the attack increases, one value a sample."""
@@ -44,6 +60,10 @@ class Attack(Method):
     def success(self, state: State, logits: Tensor) -> Tensor:
         """(n,) bool: whether a sample has what the attack is after, so that it needs no further step."""
         return logits.argmax(1) != state["y"]
+
+    def fitted(self, classes: int) -> "Attack":
+        """The attack for a model of so many classes; asked of attacks that see answers."""
+        return self
 
     @property
     def radius(self) -> float:
@@ -66,10 +86,20 @@ class Attack(Method):
         return 1
 
 
-def begin(attack: Attack, x: Tensor, y: Tensor, key: Key, index: Tensor) -> State:
-    """The complete state of samples that start: x (n, c, h, w) in [0, 1], y (n,) int64, index (n,) int64."""
-    taken = torch.zeros_like(y)
-    return {"clean": x, "y": y, "index": index, "taken": taken} | attack.start(x, y, key, index)
+def begin(attack: Attack, x: Tensor, y: Tensor, key: Key, index: Tensor, clean_logits: Tensor | None = None) -> State:
+    """The complete state of samples that start: x (n, c, h, w) in [0, 1], y (n,) int64, index (n,) int64.
+
+    clean_logits (n, classes) where the attack asks for them.
+    """
+    state = {"clean": x, "y": y, "index": index, "taken": torch.zeros_like(y)}
+    if clean_logits is not None:
+        state["clean_logits"] = clean_logits
+    return state | attack.start(x, y, key, index)
+
+
+def stream(state: State) -> Tensor:
+    """(n,) int64 the index of the draws of this step of each image."""
+    return state["index"] + _STEP_STREAM * (state["taken"] + 1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from .. import rng
 from ..option import option
-from .attack import Attack, Key, State, margin
+from .attack import Attack, Key, State, margin, stream
 from .norms import NORMS, Norm, is_zero
-
-_STEP_STREAM = 1 << 32  # above any image index: an image has one stream of draws for each of its steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +63,8 @@ class Projected(Attack):
         zero = is_zero(grad)
         if not zero.any():
             return grad
-        stream = state["index"][zero] + _STEP_STREAM * (state["taken"][zero] + 1)
         grad = grad.clone()
-        grad[zero] = rng.normal((*key, "zero gradient"), stream, tuple(grad.shape[1:])).to(grad)
+        grad[zero] = rng.normal((*key, "zero gradient"), stream(state)[zero], tuple(grad.shape[1:])).to(grad)
         return grad
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustq.core.attacks.norms import NORMS
@@ -16,6 +16,7 @@ def draw(seed: int, n: int = 5) -> torch.Tensor:
 
 
 @names
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), eps=st.floats(0.0, 20.0))
 def test_projection_is_the_nearest_point_of_the_ball(name: str, seed: int, eps: float) -> None:
     norm, delta = NORMS[name], draw(seed)
@@ -29,6 +30,7 @@ def test_projection_is_the_nearest_point_of_the_ball(name: str, seed: int, eps: 
 
 
 @names
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_steepest_has_unit_size_and_the_largest_slope(name: str, seed: int) -> None:
     norm, grad = NORMS[name], draw(seed)
