@@ -1,7 +1,7 @@
 """EnResNet: an ensemble of residual networks with Gaussian noise after every block, in training and in testing.
 
 The noisy residual network is a step of the stochastic flow whose Feynman-Kac average solves the transport equation
-with added viscosity; the ensemble is the Monte-Carlo average (Wang et al. 2019, eqs. 8-11).
+with added viscosity; the ensemble is the Monte-Carlo average (Wang et al. 2019).
 """
 
 from dataclasses import dataclass
