@@ -21,6 +21,7 @@ from .architecture import Classifier
 from .checkpoint import Checkpoint, Source, dumps, load
 from .datasets.augment import augment
 from .errors import TrainingError
+from .fit import check_shape
 from .packed import Half, Packed, half_float
 from .recipe import Recipe
 from .schedule import learning_rate
@@ -77,6 +78,7 @@ class _Run:
         self.augment = recipe.data.augment or "none"
         self.arch = preparation.arch(recipe, start)
         self.model = preparation.model(recipe, start, self.arch)
+        check_shape(self.model, self.validation, self.arch.name)
         self.parent = start.source if start is not None else None
         self.objective = preparation.objective(recipe)
         self.attack = preparation.attack(recipe, self.objective)

@@ -35,8 +35,8 @@ def test_json_with_the_model_on_standard_output_is_refused(shell: Shell, plain: 
 
 
 def test_a_closed_pipe_is_status_141_and_silent(shell: Shell) -> None:
-    found = shell("robustq methods --json | head -c 10; echo ${PIPESTATUS[0]}")
-    assert found.stdout.endswith("141\n")
+    found = shell("robustq methods --json | true; echo ${PIPESTATUS[0]}")
+    assert found.stdout == "141\n"
     assert found.stderr == ""
 
 
