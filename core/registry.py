@@ -21,6 +21,7 @@ TABLE: dict[str, dict[str, str]] = {
         "apgd-ce": "attacks.apgd:ApgdCe",
         "apgd-dlr": "attacks.apgd:ApgdDlr",
         "apgd-t": "attacks.apgd:ApgdT",
+        "square": "attacks.square:Square",
         "noise": "attacks.noise:Noise",
     },
     "objective": {
