@@ -20,7 +20,7 @@ def benchmark(
     output: OutputOptions,
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Checkpoints, or `-`; without any, the bundled models.", metavar="[MODEL...]"),
+        typer.Argument(help="Checkpoints, or `-`; without any, the bundled models.", metavar="MODEL"),
     ] = None,
     min_acc: Annotated[
         str | None, typer.Option(help="Least clean accuracy, in [0, 1].", metavar="A", rich_help_panel=PANEL)

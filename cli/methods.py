@@ -15,7 +15,7 @@ def methods(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="attack, objective, quantizer, pruner, structure, model, dataset or exporter", metavar="[KIND]"
+            help="attack, objective, quantizer, pruner, structure, model, dataset or exporter", metavar="KIND"
         ),
     ] = None,
 ) -> None:

@@ -35,7 +35,7 @@ def commands() -> str:
 def command_lines(name: str, command: Any) -> Iterator[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    usage = " ".join(["robustq", name, *(p.metavar for p in arguments)])
+    usage = " ".join(["robustq", name, *(place(p) for p in arguments)])
     yield f"## {name}\n"
     yield f"`{usage} [OPTIONS]`\n" + (" Short: `robustq bench`.\n" if name == "benchmark" else "")
     yield " ".join(command.help.split()) + "\n"
@@ -48,6 +48,12 @@ def command_lines(name: str, command: Any) -> Iterator[str]:
         value = f" `{cell(parameter.metavar)}`" if parameter.metavar else ""
         yield f"| {flags}{value} | {cell(parameter.help or '')} |"
     yield ""
+
+
+def place(argument: Any) -> str:
+    """`MODEL`, `[KIND]` or `[MODEL]...`, as in the usage line of --help."""
+    name = argument.metavar if argument.required else f"[{argument.metavar}]"
+    return name + ("..." if argument.nargs == -1 else "")
 
 
 def methods() -> str:
