@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..errors import OptionError
 from ..option import option
@@ -20,6 +21,10 @@ from . import mask, rewiring
 class Dnr(Compressor):
     """Sparse from the first step; the weakest connections move to where dense gradients have the largest momentum.
 
+    Where the published description is silent: drawn connections start with their weights over the root of the density,
+    so that signals keep their size in networks without batch norm; a channel that grows starts along its momentum with
+    the length of the layer's weakest, since batch norm would turn a first step from zero into a leap.
+
     The number of weights never exceeds its share of all, and equals it for single weights; with channels as much is
     kept as whole channels fill. The published loss gives clean and adversarial images half the weight each:
     `--objective trade-off:alpha=0.5,beta=0.5`.
@@ -28,7 +33,9 @@ class Dnr(Compressor):
     SOURCE = "Kundu et al. 2021 (arXiv 2011.03083); Dettmers & Zettlemoyer 2019 (arXiv 1907.04840), algorithm 1"
     sparsity: float = option(0.9, "share of the weights that is zero, at all times, between 0 and 1")
     granularity: str = option("weight", "what is rewired", choices=("weight", "channel"))
-    start: str = option("random", "the first connections: drawn, or the strongest", choices=("random", "magnitude"))
+    start: str = option(
+        "random", "the first connections: drawn, or the strongest of a trained network", choices=("random", "magnitude")
+    )
     rewirings: int = option(20, "how often connections move, evenly over the training; published: each epoch", low=1)
     rate: float = option(
         0.5, "share of a layer's connections that move at first; falls to 0 as a cosine", low=0, high=1
@@ -80,7 +87,15 @@ class DnrSession(Session):
         portions = {name: float(w.numel()) for name, w in weights.items()}
         more = rewiring.allotted(portions, {name: len(s) - 1 for name, s in scores.items()}, self.size, left)
         self.active = {name: mask.top(s, 1 + more[name]) for name, s in scores.items()}
+        self._optimizer: Optimizer | None = None
+        if options.start == "random":
+            with torch.no_grad():
+                for name, kept in self.active.items():
+                    weights[name].div_(float(kept.float().mean()) ** 0.5)
         self._show(weights)
+
+    def join(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer  # its momentum of a channel that grows is forgotten
 
     def view(self, weights: Weights) -> dict[str, Tensor]:
         out = dict(weights)
@@ -125,7 +140,10 @@ class DnrSession(Session):
         room = {name: len(kept) - int(kept.sum()) for name, kept in self.active.items()}
         more = rewiring.allotted(portions, room, self.size, self.budget - used)
         momenta = self._momenta()
-        self.active = {name: rewiring.regrown(kept, momenta[name], more[name]) for name, kept in self.active.items()}
+        for name, kept in self.active.items():
+            self.active[name] = rewiring.regrown(kept, momenta[name], more[name])
+            if self.options.granularity == "channel":
+                self._begin(name, weights[name], kept, self.active[name] & ~kept)
         self.done = min(self.done + 1, self.options.rewirings)
         self._show(weights)
 
@@ -169,6 +187,16 @@ class DnrSession(Session):
             weights[name][gone] = 0
             self.momentum[name][gone] = 0
             self.active[name] = kept
+
+    def _begin(self, name: str, weight: Tensor, kept: Tensor, new: Tensor) -> None:
+        """Give new channels the direction that descends and the length of the weakest of those that were kept."""
+        length = mask.strength(weight, "channel")[kept].min()
+        momentum = self.momentum[name][new]
+        norms = mask.strength(momentum, "channel").clamp(min=1e-30)
+        weight[new] = -momentum * (length / norms).view(-1, *[1] * (weight.ndim - 1))
+        buffer = self._optimizer.state[weight].get("momentum_buffer") if self._optimizer is not None else None
+        if buffer is not None:
+            buffer[new] = 0
 
     def _show(self, weights: Weights) -> None:
         """Masks, and what the next pruning would take, from the active units and the weights as they are now."""

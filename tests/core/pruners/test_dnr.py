@@ -99,7 +99,7 @@ def test_the_gradient_and_its_momentum_are_dense() -> None:
 
 def test_rewiring_golden() -> None:
     given = {"w": torch.tensor([[0.5, -0.1, 0.3, -0.9, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)}
-    session = attached(Dnr(sparsity=0.5, rewirings=2, rate=1.0), given)
+    session = attached(Dnr(sparsity=0.5, rewirings=2, rate=1.0, start="magnitude"), given)
     session.active = {"w": torch.arange(8) < 4}
     session.masks = {"w": torch.arange(8).view(1, 8) < 4}
     session.momentum = {"w": torch.tensor([[1.0, 9.0, 9.0, 1.0, 0.2, -0.6, 0.4, 0.1]])}
@@ -109,6 +109,32 @@ def test_rewiring_golden() -> None:
     assert session.active["w"].nonzero().flatten().tolist() == [0, 3, 5, 6]
     assert given["w"][0].tolist() == [0.5, 0, 0, pytest.approx(-0.9), 0, 0, 0, 0]
     assert session.momentum["w"][0, 1:3].tolist() == [0, 0]
+
+
+def test_drawn_connections_keep_the_size_of_signals() -> None:
+    before, given = weights(), weights()
+    session = attached(Dnr(sparsity=0.75), given)
+    for name, seen in session.view(given).items():
+        kept = session.masks[name]
+        expected = before[name].detach() * kept / kept.float().mean().sqrt()
+        assert torch.equal(seen.detach(), expected.half().float())
+    untouched = weights()
+    attached(Dnr(sparsity=0.75, start="magnitude"), untouched)
+    assert all(torch.equal(w, before[name]) for name, w in untouched.items())
+
+
+def test_a_channel_grows_along_its_momentum_at_the_length_of_the_weakest() -> None:
+    given: dict[str, Any] = {"w": torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [0.0, 0.0]], requires_grad=True)}
+    method = Dnr(sparsity=0.5, granularity="channel", rewirings=2, rate=1.0, start="magnitude")
+    session = attached(method, given)
+    optimizer = torch.optim.SGD(given.values(), lr=0.1, momentum=0.9)
+    session.join(optimizer)
+    optimizer.state[given["w"]]["momentum_buffer"] = torch.ones(4, 2)
+    session.momentum = {"w": torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.1, 0.0], [0.0, 8.0]])}
+    session.rewire(given)
+    # The second channel goes, and the fourth comes, as long as the one that was kept.
+    assert given["w"].tolist() == [[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [0.0, -5.0]]
+    assert optimizer.state[given["w"]]["momentum_buffer"].tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
 
 
 def test_rate_zero_leaves_the_mask() -> None:
