@@ -81,9 +81,17 @@ def validation_attack(attack: Attack) -> Attack:
 
 
 def sessions(recipe: Recipe, owned: Mapping[str, Tensor], total_steps: int) -> list[Session]:
-    """One session for each compressor of the recipe, in its order."""
+    """One session for each compressor of the recipe, in its order; OptionError where one would undo an earlier one."""
     found = []
+    pruned = False
     for spec in recipe.compress:
         compressor = registry.create(spec.name, spec.options, *registry.COMPRESSORS)
+        if pruned and compressor.options().get("bits") == 1:
+            raise OptionError(
+                f"{spec.name} with bits=1 after pruning would fill the zeros: binary weights are -1 or +1 times "
+                "a scale.",
+                "Use bits=2 (ternary), or do not prune.",
+            )
+        pruned = pruned or spec.name in registry.TABLE["pruner"]
         found.append(compressor.attach(owned, total_steps))
     return found

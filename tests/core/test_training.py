@@ -259,6 +259,8 @@ def test_divergence_names_step_and_remedy(quadrants: str) -> None:
         ({"data": {"limit": 4}}, "leave none for validation"),
         ({"attack": {"name": "pgd", "eps": None}}, "no customary radius"),
         ({"compress": [{"name": "binary-relax", "bits": 7}]}, "bits is 7"),
+        ({"compress": [{"name": "dnr"}, {"name": "binary-connect"}]}, "bits=1 after pruning would fill the zeros"),
+        ({"compress": [{"name": "dnr", "sparsity": 0.999, "granularity": "channel"}]}, "Give at most sparsity=0.9"),
         ({"keep_fp": ["fist"], "compress": TERNARY}, "fist"),
     ],
 )
