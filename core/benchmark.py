@@ -123,6 +123,8 @@ def _details(attack: Attack, found: Survey) -> dict[str, Any]:
         "backwards_per_image": round(found.backwards / n, 3),
         "unconfirmed": found.unconfirmed,
         "zero_gradient": found.zero_gradient,
+        "through_rounding": found.through_rounding,
+        "survivors": found.survivors,
         "seconds": round(found.seconds, 3),
     }
 

@@ -5,7 +5,7 @@ Dropping a fooled image cannot change the result of a deterministic model: in ev
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,10 +26,12 @@ from .inference import (
     frozen,
     is_randomized,
 )
+from .straight_through import rounds, straight_through
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
 Done = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,) bool
 Progress = Callable[[int, int], None]  # image steps done, image steps in all
+MASKED = 0.01  # share of attacked images without a gradient from which on something is wrong with the gradient
 _TOLERANCE = 1e-6  # of the norm of a perturbation
 
 
@@ -45,6 +47,8 @@ class AttackResult:
     forwards, backwards: images that went through the model, and back
     unconfirmed: images that were fooled during the attack but not when verified, and count as robust
     zero_gradient: attacked images whose first gradient was exactly zero or not finite
+    through_rounding: whether the attack went on with straight-through gradients, because the model rounds
+    survivors: how many images each member of an ensemble left robust
     """
 
     adversarial: Tensor
@@ -59,6 +63,8 @@ class AttackResult:
     zero_gradient: int
     randomized: bool
     seconds: float
+    through_rounding: bool = False
+    survivors: dict[str, int] = field(default_factory=dict)
 
     @property
     def robust(self) -> Tensor:
@@ -146,6 +152,8 @@ def perturb(
     micro_batch: images at a time (None: what fits). predictions (n,) int64: the model's answers for x where they are
     known already. randomized: whether the model draws noise (None: find out). A randomized model is judged by the
     most frequent of its answers in `DRAWS` forward passes, and nothing is dropped on one lucky draw.
+    Where more than `MASKED` of the images have no gradient at the first step and the model rounds, the attack starts
+    over with straight-through gradients; every claim is verified on the model as it is.
     Raises DataError (images, labels), ArchitectureError, WeightError (NaN), VerificationError (beyond the radius).
     """
     begun, radius = time.perf_counter(), attack.radius
@@ -157,9 +165,9 @@ def perturb(
         victim = Victim(model, batch, DRAWS if random else 1)
         with channels_last(model):
             clean = victim.answers(x, y) if predictions is None else predictions
-        run = _Run(attack, victim, x, y, index, clean, drop and not random, progress)
-        for repeat in range(run.attack.repeats):
-            run.one_start(repeat, (seed, registry.name_of(attack), repeat))
+        run = _Run(attack.members, victim, x, y, index, clean, drop and not random, progress)
+        for place in range(len(run.members)):
+            run.follow(place, seed)
     norms = NORMS[attack.norm].size(run.adversarial - x)
     _verify(attack, radius, norms, run.adversarial)
     return AttackResult(
@@ -175,15 +183,17 @@ def perturb(
         zero_gradient=run.zero_gradient,
         randomized=random,
         seconds=time.perf_counter() - begun,
+        through_rounding=run.through_rounding,
+        survivors=run.survivors if len(attack.members) > 1 else {},
     )
 
 
 class _Run:
-    """One attack on one set of images: what is known of each image, filled in start by start."""
+    """Attacks on one set of images: what is known of each image, filled in start by start."""
 
     def __init__(
         self,
-        attack: Attack,
+        members: tuple[Attack, ...],
         victim: Victim,
         x: Tensor,
         y: Tensor,
@@ -192,17 +202,45 @@ class _Run:
         drop: bool,
         progress: Progress | None,
     ) -> None:
-        self.attack, self.victim, self.x, self.y, self.index = attack, victim, x, y, index
+        self.attack, self.victim, self.x, self.y, self.index = members[0], victim, x, y, index
         self.drop, self.progress = drop, progress
         self.correct = clean == y
         self.adversarial, self.answers = x.clone(), clean.clone()
         self.fooled = torch.zeros_like(self.correct)
         self.first = torch.full_like(y, -1)
         self.unconfirmed = self.zero_gradient = 0
-        self.steps = 0  # of the current start, those saved by dropping included
-        self.clean_logits = self._clean_logits() if attack.sees_answers and self.correct.any() else None
-        if self.clean_logits is not None:
-            self.attack = attack.fitted(self.clean_logits.shape[1])
+        self.net: Net = victim  # what is differentiated
+        self.through_rounding = self.checked = False  # checked: zero gradients have been counted
+        self.survivors: dict[str, int] = {}
+        sees = any(member.sees_answers for member in members)
+        self.clean_logits = self._clean_logits() if sees and self.correct.any() else None
+        self.members = [self._fitted(member) for member in members]
+        self.total = sum(member.iterations * member.repeats for member in self.members)  # steps of one image
+        self.steps = self.past = self.told = 0  # image steps so far; steps of one image in starts that are over
+
+    def follow(self, place: int, seed: int) -> None:
+        """All starts of one member, by its place."""
+        self.attack = self.members[place]
+        name = registry.name_of(self.attack)
+        for repeat in range(self.attack.repeats):
+            key = (seed, name, repeat)
+            self.one_start(key)
+            if not self.through_rounding and self._is_masked():
+                self.net, self.through_rounding = straight_through(self.victim), True
+                self.one_start(key)
+            self.past += self.attack.iterations
+        self.survivors[name] = int((self.correct & ~self.fooled).sum())
+
+    def _is_masked(self) -> bool:
+        """Whether too many images have no gradient, and rounding is what takes it from them."""
+        if self.zero_gradient <= MASKED * int(self.correct.sum()):
+            return False
+        device = device_of(self.victim.model, self.x.device)
+        return rounds(self.victim, self.x[:1].to(device))
+
+    def _fitted(self, attack: Attack) -> Attack:
+        known = self.clean_logits
+        return attack.fitted(known.shape[1]) if attack.sees_answers and known is not None else attack
 
     def _clean_logits(self) -> Tensor:
         """(n, classes) on the images themselves, zero where the model is wrong anyway."""
@@ -212,14 +250,16 @@ class _Run:
         whole[rows] = found
         return whole
 
-    def one_start(self, repeat: int, key: Key) -> None:
+    def one_start(self, key: Key) -> None:
         """Attack what is still robust from one start, then let the model as it is judge every result."""
         rows = (self.correct & ~self.fooled).nonzero()[:, 0]
         if not len(rows):
             return
-        self.steps = (int(self.correct.sum()) * (repeat + 1) - len(rows)) * self.attack.iterations
+        attacked = int(self.correct.sum())
+        self.steps = attacked * self.past + (attacked - len(rows)) * self.attack.iterations
         with channels_last(self.victim.model):
-            self._search(rows, key, count_zeros=repeat == 0)
+            self._search(rows, key, count_zeros=self.attack.uses_gradient and not self.checked)
+        self.checked |= self.attack.uses_gradient
         answers = self.victim.answers(self.adversarial[rows], self.y[rows])
         wrong, claimed = answers != self.y[rows], self.first[rows] >= 0
         self.unconfirmed += int((claimed & ~wrong).sum())
@@ -236,10 +276,10 @@ class _Run:
                 state = _join(state, self._enter(waiting[:room], key))
                 waiting = waiting[room:]
             assert state is not None
-            logits, grad, value = gradient(self.attack, self.victim, state)
+            logits, grad, value = gradient(self.attack, self.net, state)
             self.victim.backwards += len(grad) if self.attack.uses_gradient else 0
             first = state["taken"] == 0
-            if count_zeros and self.attack.uses_gradient and first.any():
+            if count_zeros and first.any():
                 self.zero_gradient += int((is_zero(grad) & first).sum())
             stay = self._note_success(state, logits)
             self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
@@ -282,8 +322,9 @@ class _Run:
 
     def _tell(self, steps: int) -> None:
         self.steps += steps
+        self.told = max(self.told, self.steps)  # a start that is made again is not told of
         if self.progress:
-            self.progress(self.steps, int(self.correct.sum()) * self.attack.iterations * self.attack.repeats)
+            self.progress(self.told, int(self.correct.sum()) * self.total)
 
 
 def _select(state: State, keep: Tensor) -> State:

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from .attacks.attack import Attack
 from .datasets.dataset import Dataset
-from .driver import AttackResult, Progress, craft, perturb
+from .driver import MASKED, AttackResult, Progress, craft, perturb
 from .inference import DRAWS, PROBE_IMAGES, Net, Victim, fitting_batch, frozen, is_randomized
 from .report import Proportion
 
 __all__ = ["AttackResult", "Survey", "accuracy", "craft", "perturb", "predictions", "robust_accuracy", "survey"]
 
 _CHUNK = 1024  # images in memory as floats at a time
-_MASKED = 0.01  # share of attacked images without a gradient that is worth a warning
 
 
 @dataclass
@@ -28,6 +27,8 @@ class Survey:
     unconfirmed: int = 0
     zero_gradient: int = 0
     seconds: float = 0.0
+    through_rounding: bool = False  # on some of the images at least
+    survivors: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -87,6 +88,9 @@ def survey(
         result.robust[part], result.first_step[part] = found.robust, found.first_step
         for name in ("forwards", "backwards", "unconfirmed", "zero_gradient", "seconds"):
             setattr(result, name, getattr(result, name) + getattr(found, name))
+        result.through_rounding |= found.through_rounding
+        for name, left in found.survivors.items():
+            result.survivors[name] = result.survivors.get(name, 0) + left
     result.warnings = _warnings(attack, result, bool(randomized))
     if progress:
         progress(len(data), len(data))
@@ -109,7 +113,13 @@ def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
             f"The model is randomized: it is judged by its most frequent answer in {DRAWS} passes, and {name} follows "
             "single draws of its gradient. Its robust accuracy is an upper bound."
         )
-    if result.zero_gradient > _MASKED * len(result.robust):
+    if result.through_rounding:
+        found.append(
+            f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, because "
+            "the model rounds: the attack went on with straight-through gradients. Its robust accuracy is an upper "
+            "bound; square and the adversarials of the float model tell more."
+        )
+    elif result.zero_gradient > MASKED * len(result.robust):
         found.append(
             f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, so its "
             "robust accuracy is overestimated. loss=margin helps where logits saturate, not where the model rounds."

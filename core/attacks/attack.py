@@ -66,6 +66,11 @@ class Attack(Method):
         return self
 
     @property
+    def members(self) -> "tuple[Attack, ...]":
+        """The attacks that follow each other, each on what the ones before it left robust; itself, unless several."""
+        return (self,)
+
+    @property
     def radius(self) -> float:
         """The bound on the perturbation in `norm`, verified on every claimed adversarial."""
         if self.eps is None:
