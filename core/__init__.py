@@ -1,11 +1,11 @@
 """robustq as a library.
 
-    from robustq.core import Recipe, Spec, compress, evaluate, load, save
+    from robustq.core import DataPart, Recipe, Spec, compress, evaluate, load, save
 
     parent = load("model.pt")                                    # any checkpoint, nothing in it is run
     made = compress(parent, [Spec("projection", {"bits": 4})])   # no data, no class
     save(made.checkpoint, "model.rq.safetensors")
-    recipe = Recipe.from_dict({"data": {"name": "fashion-mini"}, "attack": [{"name": "pgd"}]})
+    recipe = Recipe(data=DataPart(name="fashion-mini"), attack=(Spec("pgd"),))
     report = evaluate([parent, made.checkpoint], recipe)         # the report of `robustq bench`
 
 Every function raises children of `RobustqError` for what a caller can get wrong, and prints nothing.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .errors import RobustqError
     from .exporting import export
     from .inspection import inspect
-    from .recipe import Recipe, Spec
+    from .recipe import DataPart, Recipe, Spec
     from .report import Report
     from .training import train
 
@@ -34,6 +34,7 @@ _PLACES = {
     "Attack": "attacks.attack",
     "Checkpoint": "checkpoint",
     "Classifier": "architecture",
+    "DataPart": "recipe",
     "Recipe": "recipe",
     "Report": "report",
     "RobustqError": "errors",
@@ -54,6 +55,7 @@ __all__ = [
     "Attack",
     "Checkpoint",
     "Classifier",
+    "DataPart",
     "Recipe",
     "Report",
     "RobustqError",
