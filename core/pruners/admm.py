@@ -21,7 +21,7 @@ class Admm(Compressor):
     Made for a network that is trained robustly already: start from a checkpoint.
     """
 
-    SOURCE = "Ye et al. 2019 (ICCV, Adversarial robustness vs model compression, or both?), section 4"
+    SOURCE = "Ye et al. 2019 (ICCV, Adversarial robustness vs model compression, or both?)"
     sparsity: float = option(
         0.9, "share of each layer's weights (columns, channels) that becomes zero, between 0 and 1"
     )

@@ -24,7 +24,7 @@ class Hydra(Compressor):
     Made for a network that is trained robustly already: start from a checkpoint.
     """
 
-    SOURCE = "Sehwag et al. 2020 (arXiv 2002.10509), section 4"
+    SOURCE = "Sehwag et al. 2020 (arXiv 2002.10509)"
     sparsity: float = option(0.9, "share of each layer's weights that becomes zero, between 0 and 1")
     switch: float = option(
         0.2,

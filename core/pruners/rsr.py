@@ -24,7 +24,7 @@ class Rsr(Compressor):
     log has validation figures with and without it.
     """
 
-    SOURCE = "Rakin et al. 2019 (arXiv 1905.13074), eq. 8"
+    SOURCE = "Rakin et al. 2019 (arXiv 1905.13074)"
     lasso: float = option(1e-5, "weight of the absolute values", low=0)
     variant: str = option(
         "subgradient",

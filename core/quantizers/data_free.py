@@ -15,7 +15,7 @@ from .projection import LEVELS, METHODS, RULES, check, quantize
 class Projection(Compressor):
     """Low-bit weights without data: accurate at 4 bits, often at 3; 1 and 2 bits need training (binary-relax)."""
 
-    SOURCE = "Yin et al. 2018 (arXiv 1801.06313), section 2; Guo et al. 2022 (arXiv 2202.07471)"
+    SOURCE = "Yin et al. 2018 (arXiv 1801.06313); Guo et al. 2022 (arXiv 2202.07471)"
     bits: int = option(2, "bits a weight: 1 binary, 2 ternary, b > 2: 2^b - 1 symmetric levels", choices=tuple(LEVELS))
     group: str = option("channel", "what shares a scale: channel, layer or a number of weights")
     method: str = option(

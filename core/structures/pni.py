@@ -23,7 +23,7 @@ class Pni(Compressor):
     figures both ways, `clean` and `robust` without noise, `clean_noise_on` and `robust_noise_on` with it.
     """
 
-    SOURCE = "He et al. 2019 (CVPR, Parametric noise injection), eq. 3 and 4"
+    SOURCE = "He et al. 2019 (CVPR, Parametric noise injection)"
     level: str = option("channel", "what shares a strength a", choices=LEVELS)
     start: float = option(0.25, "strength at the beginning", unit="standard deviations of the layer's weights")
 
