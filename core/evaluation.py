@@ -107,7 +107,8 @@ def _within(progress: Progress | None, done: int, here: int, total: int) -> Prog
 
 
 def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
-    name, found = type(attack).__name__, []
+    name = type(attack).__name__
+    found = [f"{name}: {attack.caveat}"] if attack.caveat else []
     if randomized:
         found.append(
             f"The model is randomized: it is judged by its most frequent answer in {DRAWS} passes, and {name} follows "

@@ -22,7 +22,9 @@ TABLE: dict[str, dict[str, str]] = {
         "apgd-dlr": "attacks.apgd:ApgdDlr",
         "apgd-t": "attacks.apgd:ApgdT",
         "square": "attacks.square:Square",
+        "transfer": "attacks.transfer:Transfer",
         "noise": "attacks.noise:Noise",
+        "quick": "attacks.ensemble:Quick",
     },
     "objective": {
         "natural": "objectives.natural:Natural",

@@ -118,7 +118,7 @@ class ApgdDlr(Apgd):
 
 @dataclass(frozen=True, kw_only=True)
 class ApgdT(Apgd):
-    """Auto-PGD towards each of the most likely other classes in turn (targeted DLR); three classes at least."""
+    """Auto-PGD towards each of the most likely other classes in turn (targeted DLR; margin for two classes)."""
 
     SOURCE = "Croce & Hein 2020, alg. 1 and eq. 7"
     sees_answers = True

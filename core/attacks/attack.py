@@ -31,6 +31,7 @@ class Attack(Method):
 
     uses_gradient: ClassVar[bool] = True  # otherwise nothing is differentiated, and `update` gets gradients (n, 0)
     sees_answers: ClassVar[bool] = False
+    caveat: ClassVar[str] = ""  # what whoever reads its result must know; a warning in the report
 
     eps: float | None = option(None, "radius; without one, that of the data set", unit="input units in [0, 1]", low=0.0)
     norm: str = option("linf", "norm of the perturbation", choices=tuple(NORMS))

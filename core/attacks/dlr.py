@@ -16,13 +16,16 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, aim: Tensor) -> Tensor:
-    """(n, classes >= 3), (n,), (n,) -> (n,) the margin of class `aim`, likewise.
+    """(n, classes), (n,), (n,) -> (n,) the margin of class `aim`, likewise.
 
     The paper's denominator is the distance from the first logit to the middle of the third and the fourth. With three
     classes it is to the middle of the second and the third: to the third alone, its own margin would be constant.
+    With two classes every such ratio is constant, and the margin stands alone.
     """
-    top = _highest(logits, min(4, max(3, logits.shape[1])))
     ahead = (logits.gather(1, aim[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+    if logits.shape[1] == 2:
+        return ahead
+    top = _highest(logits, min(4, logits.shape[1]))
     return ahead / (top[:, 0] - top[:, -2:].mean(1) + _TINY)
 
 

@@ -170,10 +170,18 @@ def test_a_randomized_model_is_judged_at_the_best_point() -> None:
     assert torch.equal(ApgdCe(eps=0.1).final(state, randomized=False), state["x"])
 
 
-@pytest.mark.parametrize("attack", [ApgdDlr, ApgdT])
-def test_two_classes_have_no_dlr(attack: type[Apgd]) -> None:
+def test_with_two_classes_the_targeted_attack_climbs_the_margin() -> None:
+    net, x = linear(2), images(30, 0.4, 0.6)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    found, plain = (perturb(attack(eps=0.02), net, x, y) for attack in (ApgdT, ApgdCe))
+    assert torch.equal(found.fooled, plain.fooled)
+    assert 0 < found.fooled.sum() < 30
+
+
+def test_two_classes_have_no_dlr() -> None:
     with pytest.raises(OptionError, match=r"needs 3 classes, the model has 2[\s\S]*apgd-ce"):
-        perturb(attack(eps=0.1), linear(2), images(6), torch.tensor([0, 1, 0, 1, 0, 1]))
+        perturb(ApgdDlr(eps=0.1), linear(2), images(6), torch.tensor([0, 1, 0, 1, 0, 1]))
 
 
 @pytest.mark.parametrize(
