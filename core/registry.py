@@ -21,10 +21,12 @@ TABLE: dict[str, dict[str, str]] = {
         "apgd-ce": "attacks.apgd:ApgdCe",
         "apgd-dlr": "attacks.apgd:ApgdDlr",
         "apgd-t": "attacks.apgd:ApgdT",
+        "fab-t": "attacks.fab:FabT",
         "square": "attacks.square:Square",
         "transfer": "attacks.transfer:Transfer",
         "noise": "attacks.noise:Noise",
         "quick": "attacks.ensemble:Quick",
+        "autoattack": "attacks.ensemble:AutoAttack",
     },
     "objective": {
         "natural": "objectives.natural:Natural",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..option import option
+from .aim import aim, rank
 from .attack import Attack, Key, State
 from .dlr import dlr, targeted_dlr
 from .norms import NORMS
@@ -132,18 +133,10 @@ class ApgdT(Apgd):
         return replace(self, targets=min(self.targets, classes - 1))
 
     def start(self, x: Tensor, y: Tensor, key: Key, index: Tensor) -> State:
-        rank = key[-1] if isinstance(key[-1], int) else 0
-        return super().start(x, y, key, index) | {"rank": torch.full_like(y, rank % self.targets)}
+        return super().start(x, y, key, index) | {"rank": rank(key, y, self.targets)}
 
     def objective(self, state: State, logits: Tensor) -> Tensor:
-        return targeted_dlr(logits, state["y"], self._aim(state))
-
-    def _aim(self, state: State) -> Tensor:
-        """(n,) the class aimed at: the other class of that rank on the image itself."""
-        others = state["clean_logits"].scatter(1, state["y"][:, None], -math.inf)
-        rank = state["rank"].clamp_max(others.shape[1] - 2)
-        ranked = torch.sort(others, dim=1, descending=True, stable=True).indices
-        return ranked.gather(1, rank[:, None])[:, 0]
+        return targeted_dlr(logits, state["y"], aim(state))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from ..errors import OptionError
 from ..option import option
 from .apgd import ApgdCe, ApgdT
 from .attack import Attack, Key, State
+from .fab import FabT
 from .square import Square
 
 
@@ -38,5 +39,25 @@ class Quick(Ensemble):
         return (
             ApgdCe(eps=self.eps, steps=self.steps),
             ApgdT(eps=self.eps, steps=self.steps, targets=self.targets),
+            Square(eps=self.eps, queries=self.queries),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Ensemble):
+    """The published standard ensemble: APGD on the cross entropy, targeted APGD, targeted FAB, and Square."""
+
+    SOURCE = "Croce & Hein 2020, section 5; as the authors' code composes it"
+    norm: str = option("linf", "norm of the perturbation", choices=("linf",))
+    steps: int = option(100, "steps of each start of APGD", low=1)
+    targets: int = option(9, "classes aimed at", low=1)
+    queries: int = option(5000, "points tried by Square for each image", low=2)
+
+    @property
+    def members(self) -> tuple[Attack, ...]:
+        return (
+            ApgdCe(eps=self.eps, steps=self.steps),
+            ApgdT(eps=self.eps, steps=self.steps, targets=self.targets),
+            FabT(eps=self.eps, steps=2 * self.steps, targets=self.targets),
             Square(eps=self.eps, queries=self.queries),
         )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustq.core import registry
+from robustq.core.attacks.aim import aim
 from robustq.core.attacks.apgd import Apgd, ApgdCe, ApgdDlr, ApgdT
 from robustq.core.attacks.attack import begin
 from robustq.core.attacks.dlr import dlr, targeted_dlr
@@ -141,9 +142,9 @@ def test_targets_are_the_likeliest_other_classes_of_the_image_in_turn() -> None:
     aims: list[list[int]] = []
 
     class Spy(ApgdT):
-        def _aim(self, state: dict[str, Tensor]) -> Tensor:
-            aims.append(super()._aim(state).tolist())
-            return super()._aim(state)
+        def objective(self, state: dict[str, Tensor], logits: Tensor) -> Tensor:
+            aims.append(aim(state).tolist())
+            return super().objective(state, logits)
 
     def net(x: Tensor) -> Tensor:
         return torch.tensor([[5.0, 2.0, 4.0, 3.0]]) + 0 * x.flatten(1).sum(1, keepdim=True)

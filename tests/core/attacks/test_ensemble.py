@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustq.core.attacks.ensemble import Quick
+from robustq.core import registry
+from robustq.core.attacks.ensemble import AutoAttack, Quick
 from robustq.core.datasets.dataset import Dataset
 from robustq.core.driver import craft, perturb
 from robustq.core.errors import OptionError
@@ -35,6 +36,26 @@ def test_result_is_the_worst_case_of_its_members(classes: int) -> None:
     left = [int(alone[: k + 1].all(0).sum()) for k in range(3)]
     assert whole.survivors == dict(zip(["apgd-ce", "apgd-t", "square"], left, strict=True))
     assert whole.norms.max() <= 0.05 + 1e-6
+
+
+def test_autoattack_is_composed_as_published() -> None:
+    ce, targeted, fab, square = AutoAttack(eps=0.1).members
+    assert registry.name_of(ce) == "apgd-ce"
+    assert (ce.iterations, ce.repeats) == (100, 1)
+    assert registry.name_of(targeted) == "apgd-t"
+    assert (targeted.iterations, targeted.repeats) == (100, 9)
+    assert registry.name_of(fab) == "fab-t"
+    assert fab.repeats == 9
+    assert registry.name_of(square) == "square"
+    assert square.iterations == 4999  # and the last of 5000 queries is the judgement
+    assert {member.radius for member in (ce, targeted, fab, square)} == {0.1}
+
+
+def test_autoattack_finds_what_quick_finds() -> None:
+    net = model()
+    x, y = data(net)
+    full = perturb(AutoAttack(eps=0.05, steps=6, targets=2, queries=8), net, x, y)
+    assert torch.equal(full.robust & perturb(QUICK, net, x, y).robust, full.robust)
 
 
 def test_later_members_attack_only_survivors_and_batches_change_nothing() -> None:
