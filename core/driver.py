@@ -112,8 +112,17 @@ def _held(state: State, later: State, held: Tensor) -> State:
 def gradient(attack: Attack, model: Net, state: State, loss: Loss | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (n, classes) at state["x"], the gradient of the objective there, and its values (n,).
 
+    Means over as many passes as the attack averages (expectation over transformation, Athalye et al. 2018).
     The gradient is zero where there is none or it is not finite, and (n, 0) for attacks that use none.
     """
+    logits, grad, value = _one_pass(attack, model, state, loss)
+    for _ in range(attack.eot - 1):
+        again = _one_pass(attack, model, state, loss)
+        logits, grad, value = logits + again[0], grad + again[1], value + again[2]
+    return (logits, grad, value) if attack.eot == 1 else (logits / attack.eot, grad / attack.eot, value / attack.eot)
+
+
+def _one_pass(attack: Attack, model: Net, state: State, loss: Loss | None) -> tuple[Tensor, Tensor, Tensor]:
     with torch.set_grad_enabled(attack.uses_gradient):
         x = state["x"].detach().requires_grad_(attack.uses_gradient)
         logits = model(x)
@@ -277,7 +286,7 @@ class _Run:
                 waiting = waiting[room:]
             assert state is not None
             logits, grad, value = gradient(self.attack, self.net, state)
-            self.victim.backwards += len(grad) if self.attack.uses_gradient else 0
+            self.victim.backwards += len(grad) * self.attack.eot if self.attack.uses_gradient else 0
             first = state["taken"] == 0
             if count_zeros and first.any():
                 self.zero_gradient += int((is_zero(grad) & first).sum())

@@ -112,7 +112,8 @@ def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
     if randomized:
         found.append(
             f"The model is randomized: it is judged by its most frequent answer in {DRAWS} passes, and {name} follows "
-            "single draws of its gradient. Its robust accuracy is an upper bound."
+            f"{'single draws' if attack.eot == 1 else f'the mean of {attack.eot} draws'} of its gradient. Its robust "
+            f"accuracy is an upper bound{'; eot=20 comes closer' if attack.eot == 1 else ''}."
         )
     if result.through_rounding:
         found.append(

@@ -35,6 +35,7 @@ class Attack(Method):
 
     eps: float | None = option(None, "radius; without one, that of the data set", unit="input units in [0, 1]", low=0.0)
     norm: str = option("linf", "norm of the perturbation", choices=tuple(NORMS))
+    eot: int = option(1, "passes averaged in each step, for networks that draw noise (20 is customary)", low=1)
 
     def start(self, x: Tensor, y: Tensor, key: Key, index: Tensor) -> State:
         """x (n, c, h, w) in [0, 1], y (n,) -> the attack's own entries, `x` among them; draws by key and index."""

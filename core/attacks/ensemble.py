@@ -37,9 +37,9 @@ class Quick(Ensemble):
     @property
     def members(self) -> tuple[Attack, ...]:
         return (
-            ApgdCe(eps=self.eps, steps=self.steps),
-            ApgdT(eps=self.eps, steps=self.steps, targets=self.targets),
-            Square(eps=self.eps, queries=self.queries),
+            ApgdCe(eps=self.eps, eot=self.eot, steps=self.steps),
+            ApgdT(eps=self.eps, eot=self.eot, steps=self.steps, targets=self.targets),
+            Square(eps=self.eps, eot=self.eot, queries=self.queries),
         )
 
 
@@ -56,8 +56,8 @@ class AutoAttack(Ensemble):
     @property
     def members(self) -> tuple[Attack, ...]:
         return (
-            ApgdCe(eps=self.eps, steps=self.steps),
-            ApgdT(eps=self.eps, steps=self.steps, targets=self.targets),
-            FabT(eps=self.eps, steps=2 * self.steps, targets=self.targets),
-            Square(eps=self.eps, queries=self.queries),
+            ApgdCe(eps=self.eps, eot=self.eot, steps=self.steps),
+            ApgdT(eps=self.eps, eot=self.eot, steps=self.steps, targets=self.targets),
+            FabT(eps=self.eps, eot=self.eot, steps=2 * self.steps, targets=self.targets),
+            Square(eps=self.eps, eot=self.eot, queries=self.queries),
         )

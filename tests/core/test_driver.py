@@ -235,6 +235,32 @@ def test_randomized_models_are_not_judged_by_one_unlucky_draw() -> None:
     assert found.robust.all()  # dropping at the first wrong answer would have taken nearly all of them
 
 
+def test_averaged_passes_change_nothing_on_a_deterministic_model(model: Small, data: tuple[Tensor, Tensor]) -> None:
+    plain = attack(model, data, Pgd(eps=0.04, steps=5))
+    mean = attack(model, data, Pgd(eps=0.04, steps=5, eot=2))
+    assert torch.equal(mean.adversarial, plain.adversarial)
+    assert mean.backwards == 2 * plain.backwards
+
+
+def test_averaged_passes_find_the_gradient_under_the_noise() -> None:
+    class Loud(nn.Module):
+        """A margin that falls along every pixel, under noise of far steeper slopes."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            slopes = 1 + 5 * torch.randn_like(x)
+            margin = ((x - 0.5) * slopes).flatten(1).mean(1)
+            return torch.stack([-margin, margin], 1)
+
+    x, y = torch.full((10, *SHAPE), 0.9), torch.ones(10, dtype=torch.long)
+    torch.manual_seed(0)
+    moved = [
+        float((x - perturb(Ifgsm(eps=0.1, steps=1, step=0.1, eot=n), Loud(), x, y, predictions=y).adversarial).mean())
+        for n in (1, 200)
+    ]
+    assert moved[0] < 0.05
+    assert moved[1] > 0.09
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Cheat(Attack):
     """Goes where it likes."""
