@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import registry
-from .errors import ArchitectureError, OptionError, RobustqError
+from .errors import ArchitectureError, InputFileError, OptionError, RobustqError, UnsafeFileError
 from .recipe import Spec
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def build(
 ) -> Classifier:
     """The checkpoint's network with its weights, in eval mode, normalisation inside.
 
-    The class is `arch`, else the one recorded in the file, else the built-in one that fits. Normalisation recorded in
-    the file is applied; other values than the recorded ones raise OptionError.
+    The class is `arch`, else the built-in one that the file records or its weights fit. Normalisation recorded in the
+    file is applied; other values than the recorded ones raise OptionError.
     """
     weights = checkpoint.dense()
     spec = resolve(checkpoint, arch, args)
@@ -99,12 +99,22 @@ def build(
 
 
 def resolve(checkpoint: "Checkpoint", arch: str | None = None, args: Mapping[str, Any] | None = None) -> Spec:
-    """Which architecture `build` would use; ArchitectureError where none is known."""
+    """Which architecture `build` would use; ArchitectureError where none is known.
+
+    A file may name a built-in class and no other: a factory of its choice would be code of its choice, run on loading.
+    So `arch` and `args` have to repeat a recorded factory, else UnsafeFileError.
+    """
     if arch is not None:
         return Spec(arch, dict(args or {}))
-    recorded = checkpoint.meta.get("arch")
+    recorded = _recorded(checkpoint)
+    if recorded is not None and ":" in recorded.name:
+        raise UnsafeFileError(
+            f"{checkpoint.source.path}: its class is {recorded.name!r}, code from outside robustq, which a file may"
+            " name but not run.",
+            f"If you know and trust that code, name it yourself: {_flags(recorded)}.",
+        )
     if recorded is not None:
-        return Spec(recorded["name"], {**recorded.get("args", {}), **(args or {})})
+        return Spec(recorded.name, {**recorded.options, **(args or {})})
     found = identify({name: tuple(t.shape) for name, t in checkpoint.dense().items()})
     if found is None:
         raise ArchitectureError(
@@ -114,6 +124,21 @@ def resolve(checkpoint: "Checkpoint", arch: str | None = None, args: Mapping[str
             " (data-free), `inspect` and `export --to safetensors,state-dict` work.",
         )
     return Spec(found.name, {**found.options, **(args or {})})
+
+
+def _recorded(checkpoint: "Checkpoint") -> Spec | None:
+    """The class that the file's header names."""
+    recorded = checkpoint.meta.get("arch")
+    if recorded is None:
+        return None
+    name, args = (recorded.get("name"), recorded.get("args", {})) if isinstance(recorded, Mapping) else (None, None)
+    if not isinstance(name, str) or not isinstance(args, Mapping):
+        raise InputFileError(f"{checkpoint.source.path}: the header's class is {recorded!r}.", "Name it with --arch.")
+    return Spec(name, dict(args))
+
+
+def _flags(spec: Spec) -> str:
+    return " ".join([f"--arch {spec.name}", *(f"--arch-arg {key}={value}" for key, value in spec.options.items())])
 
 
 def normalization(
