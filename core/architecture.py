@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import registry
-from .errors import ArchitectureError, InputFileError, OptionError, RobustqError, UnsafeFileError
+from .errors import ArchitectureError, OptionError, RobustqError, UnsafeFileError
 from .recipe import Spec
 
 if TYPE_CHECKING:
@@ -129,12 +129,7 @@ def resolve(checkpoint: "Checkpoint", arch: str | None = None, args: Mapping[str
 def _recorded(checkpoint: "Checkpoint") -> Spec | None:
     """The class that the file's header names."""
     recorded = checkpoint.meta.get("arch")
-    if recorded is None:
-        return None
-    name, args = (recorded.get("name"), recorded.get("args", {})) if isinstance(recorded, Mapping) else (None, None)
-    if not isinstance(name, str) or not isinstance(args, Mapping):
-        raise InputFileError(f"{checkpoint.source.path}: the header's class is {recorded!r}.", "Name it with --arch.")
-    return Spec(name, dict(args))
+    return None if recorded is None else Spec(recorded["name"], dict(recorded.get("args", {})))
 
 
 def _flags(spec: Spec) -> str:

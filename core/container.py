@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from . import provenance
 from .errors import InputFileError, OutputError
 from .packed import SCHEMES, Packed
 from .unwrap import check_finite
@@ -93,6 +94,7 @@ def read_head(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise InputFileError("the robustq metadata has an entry of the wrong type.", _DAMAGED)
     if not all(isinstance(holder, str) for holder in head["aliases"].values()):
         raise InputFileError("the aliases in the robustq metadata are not names.", _DAMAGED)
+    provenance.check(head["meta"])
     return head
 
 

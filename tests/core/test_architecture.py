@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustq.core import architecture
 from robustq.core.checkpoint import Checkpoint, Source
-from robustq.core.errors import ArchitectureError, InputFileError, OptionError, UnsafeFileError
+from robustq.core.errors import ArchitectureError, OptionError, UnsafeFileError
 
 
 def checkpoint(weights: dict[str, Tensor], **meta: object) -> Checkpoint:
@@ -97,9 +97,7 @@ def test_wrong_shapes_are_named() -> None:
 def test_a_file_does_not_choose_the_code_that_runs(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     hostile = {"name": "os:system", "args": {"command": f"touch {ran}"}}
-    with pytest.raises(
-        UnsafeFileError, match=r"'os:system', code from outside robustq.*\n.*--arch os:system --arch-arg"
-    ):
+    with pytest.raises(UnsafeFileError, match=r"'os:system', code from outside.*\n.*--arch os:system --arch-arg"):
         architecture.build(checkpoint({"fc.weight": torch.rand(2, 2)}, arch=hostile))
     assert not ran.exists()
 
@@ -108,12 +106,6 @@ def test_a_recorded_factory_runs_when_the_user_names_it(factory: str) -> None:
     arch = f"{factory}:tiny"
     source = checkpoint(architecture.create(arch, {"classes": 5}).state_dict(), arch={"name": arch, "args": {}})
     assert architecture.build(source, arch=arch, args={"classes": 5})(torch.zeros(1, 1, 2, 2)).shape == (1, 5)
-
-
-@pytest.mark.parametrize("arch", ["resnet", {"name": 5}, {"args": {}}, {"name": "resnet", "args": [8]}])
-def test_a_broken_header_is_named(arch: object) -> None:
-    with pytest.raises(InputFileError, match=r"net\.pt: the header's class is"):
-        architecture.build(checkpoint({"fc.weight": torch.rand(2, 2)}, arch=arch))
 
 
 def test_recorded_normalisation_wins_and_contradiction_is_refused() -> None:

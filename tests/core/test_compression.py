@@ -21,7 +21,7 @@ def net(seed: int = 0) -> Checkpoint:
     shapes = {"conv1": (8, 3, 3, 3), "conv2": (8, 8, 3, 3), "conv3": (12, 8, 3, 3), "fc1": (16, 12), "fc2": (10, 16)}
     weights = {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     weights |= {"bn.running_var": torch.ones(8), "bn.num_batches_tracked": torch.tensor(7), "fc2.bias": torch.ones(10)}
-    return Checkpoint(weights, {}, {}, {"data": "digits"}, SOURCE)
+    return Checkpoint(weights, {}, {}, {"data": {"name": "digits"}}, SOURCE)
 
 
 def test_each_tensor_is_stored_as_asked_and_the_rest_untouched():
@@ -62,7 +62,7 @@ def test_meta_tells_how_it_was_made():
     assert meta["methods"][1]["group"] == "channel"
     assert meta["keep_fp"] == ["first"]
     assert meta["parent"] == {"sha256": "ab" * 32, "name": "my net.pt", "bytes": 12345}
-    assert meta["data"] == "digits"
+    assert meta["data"] == {"name": "digits"}
     assert meta["tool"].startswith("robustq ")
     assert made.checkpoint.source.bytes == 0  # no longer the file it came from
 
