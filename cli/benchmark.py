@@ -30,9 +30,15 @@ def benchmark(
     ] = None,
     max_drop: Annotated[
         str | None,
-        typer.Option(help="Most loss of either against the float parent.", metavar="D", rich_help_panel=PANEL),
+        typer.Option(
+            help="Most loss of either against the float parent, else the first MODEL.",
+            metavar="D",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Largest file.", metavar="N", rich_help_panel=PANEL)] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Largest file, float parents aside.", metavar="N", rich_help_panel=PANEL)
+    ] = None,
     out: Annotated[
         str | None, typer.Option("-o", help="Write the report (JSON) to this file as well.", metavar="FILE")
     ] = None,

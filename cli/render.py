@@ -45,8 +45,8 @@ def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
     console.print(shown)
     for model in models:
         _details(model, console, verbose)
-    if content.get("baseline"):
-        console.print(f"compared with {visible(content['baseline'])}")
+    for name, baseline in (content.get("baseline") or {}).items():
+        console.print(f"{visible(name)} is compared with {visible(baseline)}")
     if content.get("story"):
         console.print(visible(content["story"]))
 

@@ -158,6 +158,12 @@ def _unpickled(stream: BinaryIO, kind: str, trust: bool) -> tuple[Any, list[str]
     )
 
 
+def sha256(path: Path) -> str:
+    """The hash of a file. Raises InputFileError where it cannot be read."""
+    with opened(path) as (stream, place), located(place):
+        return digest_of(stream)[0]
+
+
 def digest_of(stream: BinaryIO) -> tuple[str, int]:
     """(SHA-256 in hex, bytes) of a stream, which is left at its start."""
     digest, size = hashlib.sha256(), 0

@@ -1,6 +1,6 @@
 """Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ from robustq.kernels import pack_model, status
 from . import architecture, bundled, datasets, size
 from .attacks.attack import Attack
 from .benchmark import Candidate, Listener, benchmark
-from .checkpoint import Checkpoint, load
+from .checkpoint import Checkpoint, load, sha256
 from .datasets.dataset import Dataset
 from .errors import OptionError
 from .fit import check_shape
@@ -44,7 +44,11 @@ def evaluate(
     checkpoints = _load(models, trust_pickle) if models else {n: bundled.model(n) for n in bundled.MODELS}
     recipe = recipe.replace("data", name=recipe.data.name or _recorded_data(list(checkpoints.values()), not models))
     report.recipe = recipe.to_dict()
-    baseline = _baseline(checkpoints, trust_pickle) if gates is not None and gates.max_drop is not None else None
+    gates = gates or Gates()
+    if gates.min_robust_acc is not None and not recipe.attack:
+        raise OptionError("--min-robust-acc has nothing to judge: no attack is run.", "Name one: --attack pgd.")
+    asked = list(checkpoints)
+    baselines = _baselines(checkpoints, trust_pickle) if gates.max_drop is not None else None
     data = images(recipe)
     report.warnings += data.notes
     attacks = named_attacks(recipe)
@@ -52,7 +56,7 @@ def evaluate(
     report.content |= {
         "data": described(data),
         "threat": {label: threat(attack) for label, attack in attacks.items()},
-        "baseline": baseline,
+        "baseline": baselines,
         "models": entries,
     }
     for name, checkpoint in checkpoints.items():
@@ -70,7 +74,10 @@ def evaluate(
             report.warn(f"{name}: {warning}")
     if not models and (story := bundled.story(entries)):
         report.content["story"] = story
-    for missed in gates.missed(entries, baseline) if gates else []:
+    measured = {entry["name"]: entry for entry in entries}
+    references = {name: measured[baseline] for name, baseline in (baselines or {}).items()}
+    parents = set(_parents(checkpoints).values())
+    for missed in gates.missed([measured[name] for name in asked], references, parents):
         report.miss(missed)
     return report
 
@@ -137,26 +144,37 @@ def images(recipe: Recipe) -> Dataset:
     )
 
 
-def _baseline(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> str:
-    """The name of the float parent: one of the models, else a file beside the compressed one, else the first model.
-
-    A parent found beside the file is added to the models, in front.
-    """
+def _parents(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """Model -> its float parent, where the file records it and it is among the models."""
     by_hash = {checkpoint.source.sha256: name for name, checkpoint in checkpoints.items()}
-    for checkpoint in list(checkpoints.values()):
-        parent = checkpoint.meta.get("parent") or {}
-        if parent.get("sha256") in by_hash:
-            return by_hash[parent["sha256"]]
-        beside = Path(checkpoint.source.path).parent / str(parent.get("name"))
-        if parent and beside.is_file():
+    recorded = {name: (c.meta.get("parent") or {}).get("sha256") for name, c in checkpoints.items()}
+    return {name: by_hash[parent] for name, parent in recorded.items() if parent and parent in by_hash}
+
+
+def _baselines(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> dict[str, str]:
+    """Model -> the one that `--max-drop` compares it with: its recorded parent, else the first model.
+
+    A parent that lies beside its child's file is added to the models, at the end. OptionError if there is nothing to
+    compare.
+    """
+    first, asked = next(iter(checkpoints)), list(checkpoints)
+    for name in asked:
+        parent = checkpoints[name].meta.get("parent") or {}
+        if name in _parents(checkpoints) or not parent.get("name"):
+            continue
+        beside = Path(checkpoints[name].source.path).parent / parent["name"]
+        if beside.is_file() and sha256(beside) == parent["sha256"]:
             found = load(beside, trust_pickle=trust_pickle)
-            if found.source.sha256 == parent["sha256"]:
-                rest = dict(checkpoints)
-                name = _stem(str(beside)) if _stem(str(beside)) not in rest else f"{_stem(str(beside))} (parent)"
-                checkpoints.clear()
-                checkpoints |= {name: found, **rest}
-                return name
-    return next(iter(checkpoints))
+            stem = _stem(str(beside))
+            checkpoints[stem if stem not in checkpoints else f"{stem} (parent of {name})"] = found
+    parents = _parents(checkpoints)
+    compared = [name for name in asked if name not in parents.values()]  # a parent is what others are compared with
+    baselines = {name: parents.get(name, first) for name in compared if parents.get(name, first) != name}
+    if not baselines:
+        parent = (checkpoints[first].meta.get("parent") or {}).get("name")
+        why = f"its float parent {parent} is not beside it" if parent else "it records no float parent"
+        raise OptionError(f"--max-drop has nothing to compare {first} with: {why}.", "Name that as the first MODEL.")
+    return baselines
 
 
 def build(checkpoint: Checkpoint, recipe: Recipe) -> architecture.Classifier:

@@ -1,6 +1,6 @@
 """Gates: what a benchmark must reach for the command to succeed. A missed gate is exit status 1, the report written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ class Gates:
 
     min_acc         clean accuracy, a fraction in [0, 1]
     min_robust_acc  worst-case accuracy over the attacks, a fraction in [0, 1]
-    max_drop        loss of clean and of worst-case accuracy against the baseline, a fraction in [0, 1]
-    max_bytes       size on disk
+    max_drop        loss of clean and of worst-case accuracy against the model's baseline, a fraction in [0, 1]
+    max_bytes       size on disk, of models that are not another one's float parent
     """
 
     min_acc: float | None = None
@@ -35,20 +35,26 @@ class Gates:
             max_bytes=_bytes("--max-bytes", max_bytes),
         )
 
-    def missed(self, models: Sequence[Mapping[str, Any]], baseline: str | None = None) -> list[str]:
-        """One line for each gate a model misses; `models` are the report's entries, `baseline` the name of one.
+    def missed(
+        self,
+        models: Sequence[Mapping[str, Any]],
+        baselines: Mapping[str, Mapping[str, Any]] | None = None,
+        parents: Collection[str] = (),
+    ) -> list[str]:
+        """One line for each gate a model misses; `models` are the report's entries.
 
-        The baseline itself, and models that are a parent of nothing, are held to the first two bounds like all others.
+        baselines  name of a model -> the entry it is compared with by `max_drop`
+        parents    names of models that others were made from: `max_bytes` is not for them
         """
-        reference = next((m for m in models if m["name"] == baseline), None)
         lines: list[str] = []
         for model in models:
-            lines += self._bounds(model)
-            if reference is not None and self.max_drop is not None and model is not reference:
+            lines += self._bounds(model, model["name"] in parents)
+            reference = (baselines or {}).get(model["name"])
+            if reference is not None and self.max_drop is not None:
                 lines += self._drops(model, reference, self.max_drop)
         return lines
 
-    def _bounds(self, model: Mapping[str, Any]) -> list[str]:
+    def _bounds(self, model: Mapping[str, Any], is_parent: bool) -> list[str]:
         found: list[str] = []
         clean, worst, size = model["clean"]["value"], (model.get("worst_case") or {}).get("value"), model["bytes"]
         if self.min_acc is not None and clean < self.min_acc:
@@ -57,7 +63,7 @@ class Gates:
             found.append(
                 f"{model['name']}: worst-case accuracy {worst:.4f} is below --min-robust-acc {self.min_robust_acc:g}"
             )
-        if self.max_bytes is not None and size > self.max_bytes:
+        if self.max_bytes is not None and not is_parent and size > self.max_bytes:
             found.append(f"{model['name']}: {size} bytes are more than --max-bytes {self.max_bytes}")
         return found
 

@@ -152,7 +152,7 @@ def test_gates_that_are_met(robustq: Robustq, plain: Path, quadrants: str) -> No
     line = ("bench", "small.safetensors", plain, "--data", quadrants, "--attack", "fgsm", "--eps", "0.1", "--json")
     report = robustq(*line, "--min-acc", "0", "--max-bytes", "1e6", "--max-drop", "1").report
     assert report["status"] == "ok"
-    assert report["baseline"] == "model"  # the recorded parent, though it is not the first
+    assert report["baseline"] == {"small": "model"}  # the recorded parent, though it is not the first
     assert report["recipe"]["run"]["seed"] == 0
 
 

@@ -78,10 +78,18 @@ def test_gates(lenet: Path, ternary: Path, quadrants: str) -> None:
     assert missed.content["models"][0]["complete"]
 
 
-def test_the_recorded_parent_beside_the_file_is_the_baseline(ternary: Path, quadrants: str) -> None:
-    report = evaluate([ternary], recipe(quadrants), gates=Gates(max_drop=1.0))
-    assert report.content["baseline"] == "parent"
-    assert [entry["name"] for entry in report.content["models"]] == ["parent", "small"]
+def test_the_recorded_parent_beside_the_file_is_the_baseline(lenet: Path, ternary: Path, quadrants: str) -> None:
+    small = ternary.stat().st_size
+    assert small < lenet.stat().st_size
+    report = evaluate([ternary], recipe(quadrants), gates=Gates(max_drop=1.0, max_bytes=small))
+    assert report.content["baseline"] == {"small": "parent"}
+    assert [entry["name"] for entry in report.content["models"]] == ["small", "parent"]
+    assert report.exit_code == 0  # the parent was not asked for: no gate judges it
+
+
+def test_a_parent_among_the_models_may_be_large(lenet: Path, ternary: Path, quadrants: str) -> None:
+    report = evaluate([lenet, ternary], recipe(quadrants), gates=Gates(max_bytes=ternary.stat().st_size))
+    assert report.exit_code == 0
 
 
 def test_without_a_parent_the_first_model_is_the_baseline(
@@ -89,11 +97,24 @@ def test_without_a_parent_the_first_model_is_the_baseline(
 ) -> None:
     alone = shutil.copy(ternary, tmp_path / "alone.rq.safetensors")
     report = evaluate([alone, alone], recipe(quadrants), gates=Gates(max_drop=0.0))
-    assert report.content["baseline"] == "alone"
-    assert [entry["name"] for entry in report.content["models"]] == ["alone", "alone-2"]
+    assert report.content["baseline"] == {"alone-2": "alone"}
     assert report.exit_code == 0
     given = evaluate([alone, lenet], recipe(quadrants), gates=Gates(max_drop=1.0))
-    assert given.content["baseline"] == "parent"
+    assert given.content["baseline"] == {"alone": "parent"}
+
+
+def test_a_drop_against_nothing_is_refused(lenet: Path, ternary: Path, quadrants: str, tmp_path: Path) -> None:
+    alone = shutil.copy(ternary, tmp_path / "alone.rq.safetensors")
+    (tmp_path / "parent.pt").write_bytes(b"another file of the parent's name")
+    with pytest.raises(OptionError, match=r"nothing to compare alone with: its float parent .* is not beside it"):
+        evaluate([alone], recipe(quadrants), gates=Gates(max_drop=0.1))
+    with pytest.raises(OptionError, match="records no float parent"):
+        evaluate([lenet], recipe(quadrants), gates=Gates(max_drop=0.1))
+
+
+def test_a_robust_gate_needs_an_attack(lenet: Path, quadrants: str) -> None:
+    with pytest.raises(OptionError, match="--min-robust-acc has nothing to judge"):
+        evaluate([lenet], recipe(quadrants, attack=[]), gates=Gates(min_robust_acc=0.1))
 
 
 def test_an_interruption_leaves_what_was_done(lenet: Path, ternary: Path, quadrants: str) -> None:

@@ -19,7 +19,8 @@ def entry(name: str, clean: float, worst: float | None, size: int = 100) -> dict
 
 def test_met_gates_miss_nothing() -> None:
     gates = Gates(min_acc=0.8, min_robust_acc=0.5, max_drop=0.1, max_bytes=100)
-    assert gates.missed([entry("float", 0.85, 0.6), entry("small", 0.8, 0.5)], "float") == []
+    parent, small = entry("float", 0.85, 0.6), entry("small", 0.8, 0.5)
+    assert gates.missed([parent, small], {"small": parent}) == []
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,25 @@ def test_met_gates_miss_nothing() -> None:
     ],
 )
 def test_each_gate_says_what_it_found(gates: Gates, message: str) -> None:
-    models = [entry("float", 0.85, 0.6, 1), entry("small", 0.8, 0.5)]
-    assert gates.missed(models, "float") == [message]
+    parent, small = entry("float", 0.85, 0.6, 1), entry("small", 0.8, 0.5)
+    assert gates.missed([parent, small], {"small": parent}) == [message]
+
+
+def test_a_float_parent_may_be_large() -> None:
+    models = [entry("float", 0.9, 0.6, 1000), entry("other", 0.9, 0.6, 1000), entry("small", 0.9, 0.6)]
+    assert Gates(max_bytes=100).missed(models, parents={"float"}) == ["other: 1000 bytes are more than --max-bytes 100"]
+
+
+def test_each_model_has_its_own_baseline() -> None:
+    one, two, small = entry("one", 0.9, None), entry("two", 0.7, None), entry("small", 0.7, None)
+    assert Gates(max_drop=0.1).missed([one, two, small], {"two": one, "small": two}) == [
+        "two: clean accuracy is 0.2000 below one, more than --max-drop 0.1"
+    ]
 
 
 def test_without_attacks_only_clean_accuracy_counts() -> None:
-    assert Gates(max_drop=0.1, min_robust_acc=0.9).missed([entry("a", 0.8, None), entry("b", 0.75, None)], "a") == []
+    first = entry("a", 0.8, None)
+    assert Gates(max_drop=0.1, min_robust_acc=0.9).missed([first, entry("b", 0.75, None)], {"b": first}) == []
 
 
 def test_gates_are_parsed_from_text() -> None:
