@@ -44,7 +44,12 @@ def test_a_vanished_scale_makes_zeros():
 
 def test_bytes_are_those_of_the_file(tmp_path):
     mask = torch.tensor([[True, False], [True, True]])
-    made = Checkpoint({"b": torch.ones(2)}, {"w": Sparse(torch.ones(3).half(), mask)}, {}, {"data": {"name": "digits", "shape": [1, 8, 8]}})
+    made = Checkpoint(
+        {"b": torch.ones(2)},
+        {"w": Sparse(torch.ones(3).half(), mask)},
+        {},
+        {"data": {"name": "digits", "shape": [1, 8, 8]}},
+    )
     size = checkpoints.save(made, tmp_path / "m.safetensors")
     assert measure(made)["bytes"] == size == (tmp_path / "m.safetensors").stat().st_size
     assert measure(checkpoints.load(tmp_path / "m.safetensors"))["bytes"] == size
