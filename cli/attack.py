@@ -51,7 +51,7 @@ def attack(
             recipe,
             progress=lambda step, total: on_event({"kind": "step", "task": "attack", "step": step, "total": total}),
         )
-    report.recipe = recipe.to_dict()
+    report.recipe = crafted.recipe.to_dict()
     report.content = {"model": checkpoint.source.path, **crafted.content, "output": out, "grid": grid}
     if grid is not None:
         write(grid, crafted.grid(), job.force)

@@ -60,6 +60,8 @@ def _options(
 
         print(versions(bool(verbose)))
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -78,6 +80,10 @@ def execute(args: list[str]) -> int:
             return status or run.finish()
     except BrokenPipeError:
         return _closed_pipe()
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # rich, which also prints help, leaves with status 1
+            return _closed_pipe()
+        raise
     except OSError as error:  # the report itself cannot be written: standard output is full or closed
         run.complain(_from_os(error) or OutputError(f"The output cannot be written ({error.strerror})."))
         _discard_stdout()

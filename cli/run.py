@@ -132,8 +132,4 @@ def console(stream: Any) -> "Console":
     """A rich console; without a terminal lines are as long as they need to be. NO_COLOR is honoured by rich."""
     from rich.console import Console
 
-    class Piped(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with status 1
-            raise BrokenPipeError
-
-    return Piped(file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else 4096)
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else 4096)

@@ -1,6 +1,7 @@
 """Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,13 +43,16 @@ def evaluate(
     """
     report = report or Report("benchmark")
     checkpoints = _load(models, trust_pickle) if models else {n: bundled.model(n) for n in bundled.MODELS}
-    recipe = recipe.replace("data", name=recipe.data.name or _recorded_data(list(checkpoints.values()), not models))
+    recipe = recipe.replace("data", name=recipe.data.name or (None if models else bundled.DATA))
+    recipe = with_recorded_data(recipe, list(checkpoints.values()))
     report.recipe = recipe.to_dict()
     gates = gates or Gates()
     if gates.min_robust_acc is not None and not recipe.attack:
         raise OptionError("--min-robust-acc has nothing to judge: no attack is run.", "Name one: --attack pgd.")
     asked = list(checkpoints)
     baselines = _baselines(checkpoints, trust_pickle) if gates.max_drop is not None else None
+    for note in _inform_parents(checkpoints):
+        report.warn(note)
     data = images(recipe)
     report.warnings += data.notes
     attacks = named_attacks(recipe)
@@ -121,14 +125,15 @@ def _stem(path: str) -> str:
     return name.removesuffix(".rq.safetensors") if name.endswith(".rq.safetensors") else Path(name).stem
 
 
-def _recorded_data(checkpoints: Sequence[Checkpoint], embedded: bool) -> str:
-    """The data set the models were trained on, where all agree."""
-    if embedded:
-        return bundled.DATA
+def with_recorded_data(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Recipe:
+    """The recipe with its data named: where it names none, the set that all models were trained on."""
+    if recipe.data.name is not None:
+        return recipe
     names = {(checkpoint.meta.get("data") or {}).get("name") for checkpoint in checkpoints}
     if len(names) != 1 or None in names:
-        raise OptionError("no data is named, and the models do not agree on one.", "Give --data NAME or --data PATH.")
-    return str(names.pop())
+        agreed = "the models do not agree on one" if len(checkpoints) > 1 else "the model records none"
+        raise OptionError(f"no data is named, and {agreed}.", "Give --data NAME or --data PATH.")
+    return recipe.replace("data", name=names.pop())
 
 
 def images(recipe: Recipe) -> Dataset:
@@ -149,6 +154,20 @@ def _parents(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     by_hash = {checkpoint.source.sha256: name for name, checkpoint in checkpoints.items()}
     recorded = {name: (c.meta.get("parent") or {}).get("sha256") for name, c in checkpoints.items()}
     return {name: by_hash[parent] for name, parent in recorded.items() if parent and parent in by_hash}
+
+
+def _inform_parents(checkpoints: dict[str, Checkpoint]) -> list[str]:
+    """Give a parent that records no normalisation that of its child; says so.
+
+    A bare state dict has none, but what was made from it may: without it the parent would be measured on other inputs.
+    """
+    notes = []
+    for name, parent in _parents(checkpoints).items():
+        child, source = checkpoints[name].meta, checkpoints[parent]
+        if child.get("normalization") and not source.meta.get("normalization"):
+            checkpoints[parent] = replace(source, meta={**source.meta, "normalization": child["normalization"]})
+            notes.append(f"{parent}: its normalisation is the one recorded in {name}, which was made from it")
+    return notes
 
 
 def _baselines(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> dict[str, str]:

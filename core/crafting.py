@@ -28,6 +28,7 @@ class Crafted:
     labels: Tensor  # (n,) int64
     answers: Tensor  # (n,) int64, for the clean images
     result: AttackResult
+    recipe: Recipe  # as it was run
     content: dict[str, Any]
 
     def to_bytes(self) -> bytes:
@@ -50,7 +51,11 @@ class Crafted:
 
 
 def craft_examples(checkpoint: Checkpoint, recipe: Recipe, *, progress: Progress | None = None) -> Crafted:
-    """Attack the recipe's images with its (single) attack; raises OptionError where there is not exactly one."""
+    """Attack the recipe's images, else those the model was trained on, with the recipe's attack.
+
+    Raises OptionError where there is not exactly one attack, and what loading, building and attacking raise.
+    """
+    recipe = comparison.with_recorded_data(recipe, [checkpoint])
     attacks = comparison.named_attacks(recipe)
     if len(attacks) != 1:
         raise OptionError(f"{len(attacks)} attacks are named.", "Examples are crafted with one: --attack pgd.")
@@ -73,7 +78,7 @@ def craft_examples(checkpoint: Checkpoint, recipe: Recipe, *, progress: Progress
         "fooled": int(result.fooled.sum()),
         "norms": {"max": float(moved.max()), "median": float(moved.median())} if len(moved) else None,
     }
-    return Crafted(x, y, answers, result, content)
+    return Crafted(x, y, answers, result, recipe, content)
 
 
 def _grid(crafted: Crafted, rows: int) -> bytes:

@@ -13,7 +13,6 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from fractions import Fraction
 from math import inf
 from typing import Any, ClassVar, TypeVar
 
@@ -96,9 +95,13 @@ def describe(cls: type[Method]) -> list[OptionInfo]:
 
 
 def number(value: Any, what: str) -> float:
-    """A finite float from a number or from text, fractions such as "8/255" included."""
+    """A finite float from a number or from text, fractions such as "8/255" and "0.5/255" included."""
     try:
-        result = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) and "/" in value else float(value)
+        if isinstance(value, str) and "/" in value:
+            above, below = value.split("/")
+            result = float(above) / float(below)
+        else:
+            result = float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         remedy = "Write a decimal or a fraction: 0.03 or 8/255."
         raise OptionError(f"{what}: {value!r} is not a number.", remedy) from None

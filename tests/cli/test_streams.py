@@ -34,7 +34,7 @@ def test_json_with_the_model_on_standard_output_is_refused(shell: Shell, plain: 
     assert json.loads(found.stdout)["error"]["type"] == "OptionError"
 
 
-@pytest.mark.parametrize("line", ["methods --json", "methods", "inspect {plain}"])
+@pytest.mark.parametrize("line", ["methods --json", "methods", "inspect {plain}", "--help", "-v", "bench --help"])
 def test_a_closed_pipe_is_status_141_and_silent(shell: Shell, plain: Path, line: str) -> None:
     found = shell(f"robustq {line.format(plain=plain)} | true; echo ${{PIPESTATUS[0]}}")
     assert found.stdout == "141\n"

@@ -1,11 +1,13 @@
 """Models side by side: entries, baselines, gates, and what is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from robustq.core.checkpoint import load, save
 from robustq.core.comparison import evaluate
@@ -92,6 +94,20 @@ def test_a_parent_among_the_models_may_be_large(lenet: Path, ternary: Path, quad
     assert report.exit_code == 0
 
 
+def test_a_bare_parent_is_measured_with_the_normalisation_of_its_child(
+    lenet: Path, quadrants: str, tmp_path: Path
+) -> None:
+    bare, small = tmp_path / "bare.pt", tmp_path / "small.rq.safetensors"
+    torch.save(load(lenet).dense(), bare)
+    made = compress(load(bare), [Spec("projection", {"bits": 8})]).checkpoint
+    normal = {"mean": [0.25], "std": [0.5]}
+    save(replace(made, meta={**made.meta, "normalization": normal}), small)
+    report = evaluate([bare, small], recipe(quadrants))
+    assert "bare: its normalisation is the one recorded in small, which was made from it" in report.warnings
+    given = recipe(quadrants, model={"mean": [0.25], "std": [0.5]})
+    assert report.content["models"][0]["clean"] == evaluate([bare], given).content["models"][0]["clean"]
+
+
 def test_without_a_parent_the_first_model_is_the_baseline(
     lenet: Path, ternary: Path, quadrants: str, tmp_path: Path
 ) -> None:
@@ -158,8 +174,6 @@ def test_more_classes_than_outputs_are_named(lenet: Path, tmp_path: Path) -> Non
 
 
 def test_unknown_class_names_the_flag(tmp_path: Path, quadrants: str) -> None:
-    import torch
-
     torch.save({"fc.weight": torch.rand(4, 144)}, tmp_path / "bare.pt")
     with pytest.raises(ArchitectureError, match="--arch"):
         evaluate([tmp_path / "bare.pt"], recipe(quadrants))

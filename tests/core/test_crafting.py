@@ -1,5 +1,6 @@
 """Adversarial examples as files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,10 @@ def test_one_attack_and_named_data(lenet: Path, quadrants: str) -> None:
         craft_examples(load(lenet), two)
     with pytest.raises(OptionError, match="no data is named"):
         craft_examples(load(lenet), Recipe.from_dict({"attack": [{"name": "pgd", "eps": 0.1}]}))
+
+
+def test_the_data_set_a_model_records_is_attacked(lenet: Path, quadrants: str) -> None:
+    source = load(lenet)
+    trained = replace(source, meta={**source.meta, "data": {"name": quadrants}})
+    crafted = craft_examples(trained, Recipe.from_dict({"attack": [{"name": "fgsm", "eps": 0.1}]}))
+    assert crafted.recipe.data.name == crafted.content["data"]["name"] == quadrants

@@ -33,6 +33,7 @@ class Needy(Method):
     ("given", "expected"),
     [
         ({"eps": "8/255"}, Sample(eps=8 / 255)),
+        ({"eps": "0.5 / 255"}, Sample(eps=0.5 / 255)),
         ({"eps": 1}, Sample(eps=1.0)),
         ({"steps": "7"}, Sample(steps=7)),
         ({"steps": "1e2"}, Sample(steps=100)),
