@@ -29,6 +29,7 @@ class Survey:
     seconds: float = 0.0
     through_rounding: bool = False  # on some of the images at least
     survivors: dict[str, int] = field(default_factory=dict)
+    minimal_norms: Tensor | None = None  # (n,) float32, of minimal-norm attacks only
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -88,6 +89,10 @@ def survey(
         result.robust[part], result.first_step[part] = found.robust, found.first_step
         for name in ("forwards", "backwards", "unconfirmed", "zero_gradient", "seconds"):
             setattr(result, name, getattr(result, name) + getattr(found, name))
+        if found.minimal_norms is not None:
+            whole = torch.full((len(data),), torch.inf) if result.minimal_norms is None else result.minimal_norms
+            whole[part] = found.minimal_norms
+            result.minimal_norms = whole
         result.through_rounding |= found.through_rounding
         for name, left in found.survivors.items():
             result.survivors[name] = result.survivors.get(name, 0) + left

@@ -4,13 +4,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from .architecture import Classifier
 from .attacks.attack import Attack, Key
-from .driver import craft
 from .session import Session
+from .stepping import craft
 
 PerImage = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
 
@@ -23,6 +23,8 @@ class View:
 
     progress  of the training, in [0, 1)
     memory    tensors an objective keeps from step to step; they are saved with the run
+    parent    images in [0, 1] -> logits of the network that training started from, where there is one
+    passes    (images, logits) of each training pass so far, once `heard` has been asked for
     """
 
     def __init__(
@@ -30,25 +32,29 @@ class View:
         model: Classifier,
         sessions: Sequence[Session],
         weights: Mapping[str, Tensor],
-        key: Key = (),
         *,
         progress: float = 0.0,
         memory: dict[str, Tensor] | None = None,
+        parent: Net | None = None,
     ) -> None:
-        self.model, self.sessions, self.key = model, sessions, key
+        self.model = model
         self.progress = progress
         self.memory: dict[str, Tensor] = {} if memory is None else memory
+        self.parent = parent
+        self.passes: list[tuple[Tensor, Tensor]] | None = None
         self.weights: Mapping[str, Tensor] = weights
         for session in sessions:
             self.weights = session.view(self.weights)
-        self._passes = 0
         self._statistics: dict[str, Tensor] = {}
         self._found: list[Tensor] = []
         self._repeats = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) in [0, 1] -> logits (n, classes), batch statistics used and updated."""
-        return self._forward(self.weights, x)
+        logits = self._forward(self.weights, x)
+        if self.passes is not None:
+            self.passes.append((x, logits))
+        return logits
 
     @torch.no_grad()
     def answers(self, x: Tensor) -> Tensor:
@@ -74,7 +80,7 @@ class View:
     ) -> Tensor:
         """Adversarial examples for this batch, crafted in eval mode (running statistics, methods-core 8.0).
 
-        loss, start, done: as in `driver.craft`.
+        loss, start, done: as in `stepping.craft`.
         """
         if self._repeats:
             return self._found.pop(0)
@@ -91,11 +97,17 @@ class View:
         self._found.append(found)
         return found
 
+    def heard(self) -> "View":
+        """The same view, which collects its `passes` from now on."""
+        other = copy.copy(self)
+        other.passes = []
+        return other
+
     def trial(self) -> "View":
         """The same view for a pass that leaves no trace: the model's statistics stay as they are."""
         other = copy.copy(self)
         other._statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        other._found, other.memory = [], dict(self.memory)
+        other._found, other.passes, other.memory = [], None, dict(self.memory)
         return other
 
     def shifted(self, shift: Mapping[str, Tensor], trial: "View") -> "View":
@@ -106,23 +118,5 @@ class View:
         return other
 
     def _forward(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        self._passes += 1
-        for session in self.sessions:
-            weights = session.jitter(weights, (*self.key, "jitter", self._passes))
         shown = {f"net.{name}": weight for name, weight in weights.items()}
         return functional_call(self.model, {**shown, **self._statistics}, (x,))
-
-
-class Noisy(nn.Module):
-    """A model with its sessions' weight noise, drawn anew in every forward pass: images (n, c, h, w) -> logits."""
-
-    def __init__(self, model: Classifier, sessions: Sequence[Session], key: Key) -> None:
-        super().__init__()
-        self.model, self._sessions, self._key, self._passes = model, sessions, key, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._passes += 1
-        weights: Mapping[str, Tensor] = dict(self.model.net.named_parameters())
-        for session in self._sessions:
-            weights = session.jitter(weights, (*self._key, self._passes))
-        return functional_call(self.model, {f"net.{name}": weight for name, weight in weights.items()}, (x,))

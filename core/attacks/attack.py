@@ -1,4 +1,4 @@
-"""The interface of an attack. The driver in `evaluation.py` owns everything else: batching, dropping, seeds, counts.
+"""The interface of an attack. The driver owns everything else: batching, dropping, restarts, seeds, counts.
 
 An attack is a start and an update on per-sample tensors, so that rows can leave and enter between any two steps.
 """
@@ -31,6 +31,7 @@ class Attack(Method):
 
     uses_gradient: ClassVar[bool] = True  # otherwise nothing is differentiated, and `update` gets gradients (n, 0)
     sees_answers: ClassVar[bool] = False
+    minimal: ClassVar[bool] = False  # seeks the smallest perturbation of each image, beyond the radius too
     caveat: ClassVar[str] = ""  # what whoever reads its result must know; a warning in the report
 
     eps: float | None = option(None, "radius; without one, that of the data set", unit="input units in [0, 1]", low=0.0)
@@ -51,7 +52,8 @@ class Attack(Method):
     def final(self, state: State, randomized: bool) -> Tensor:
         """(n, c, h, w) what is judged where no step succeeded: the last point, which no step has evaluated.
 
-        A randomized model is judged here alone, so that attacks which know their best point give that one then.
+        A randomized model is judged here alone, so that attacks which know their best point give that one then. A
+        minimal-norm attack hands in the point it holds nearest, which is judged beside all that were evaluated.
         """
         return state["x"]
 
@@ -62,6 +64,10 @@ class Attack(Method):
     def success(self, state: State, logits: Tensor) -> Tensor:
         """(n,) bool: whether a sample has what the attack is after, so that it needs no further step."""
         return logits.argmax(1) != state["y"]
+
+    def finished(self, state: State, logits: Tensor) -> Tensor:
+        """(n,) bool: images that need no further step; asked of minimal-norm attacks in place of `success`."""
+        return torch.zeros_like(state["y"], dtype=torch.bool)
 
     def fitted(self, classes: int) -> "Attack":
         """The attack for a model of so many classes; asked of attacks that see answers."""

@@ -74,7 +74,7 @@ def test_result_is_what_it_says(model: Small, data: tuple[Tensor, Tensor]) -> No
 @pytest.mark.parametrize("norm", list(NORMS))
 @pytest.mark.parametrize("batch", [3, 16])
 def test_batches_and_dropping_change_nothing(model: Small, data: tuple[Tensor, Tensor], batch: int, norm: str) -> None:
-    which = Pgd(eps={"linf": 0.04, "l2": 0.2}[norm], norm=norm, steps=8, restarts=2)
+    which = Pgd(eps={"linf": 0.04, "l2": 0.2, "l1": 0.8}[norm], norm=norm, steps=8, restarts=2)
     whole = attack(model, data, which, drop=False, micro_batch=N)
     parts = attack(model, data, which, micro_batch=batch)
     assert torch.equal(parts.fooled, whole.fooled)
@@ -338,3 +338,78 @@ def test_wrong_models_are_refused(model: Any, error: type[Exception], found: str
 def test_without_a_radius_nothing_runs() -> None:
     with pytest.raises(OptionError, match="no radius"):
         perturb(Pgd(), _Threshold(), IMAGES, LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk(Attack):
+    """A minimal-norm attack that walks a fixed way, step by step."""
+
+    minimal = True
+    way: tuple[float, ...] = ()
+    starts: int = 1
+    last: float | None = None
+
+    def start(self, x: Tensor, y: Tensor, key: Key, index: Tensor) -> State:
+        return {"x": x - self.way[0] / (1 + int(key[-1]))}
+
+    def update(self, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
+        ahead = torch.tensor((*self.way, self.way[-1]))[state["taken"] + 1]
+        return {"x": state["clean"] - ahead.view(-1, 1, 1, 1) / (1 + int(key[-1]))}
+
+    def final(self, state: State, randomized: bool) -> Tensor:
+        return state["x"] if self.last is None else state["clean"] - self.last
+
+    @property
+    def iterations(self) -> int:
+        return len(self.way)
+
+    @property
+    def repeats(self) -> int:
+        return self.starts
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_minimal_norm_attacks_keep_the_nearest_adversarial(batch: int) -> None:
+    # The decision lies at a half: they need 0.1, 0.2, 0.31, 0.45, and the fifth is wrong anyway.
+    x = torch.tensor([0.6, 0.7, 0.81, 0.95, 0.3]).view(5, 1, 1, 1).expand(5, *SHAPE).clone()
+    y = torch.ones(5).long()
+    walk = _Walk(eps=0.2, way=(0.3, 0.12, 0.44, 0.25))
+    found = perturb(walk, _Threshold(), x, y, randomized=False, micro_batch=batch)
+    assert found.minimal_norms is not None
+    assert found.minimal_norms.tolist() == pytest.approx([0.12, 0.25, 0.44, float("inf"), 0.0], abs=1e-6)
+    assert found.fooled.tolist() == [True, False, False, False, False]  # within the radius alone
+    assert found.first_step.tolist() == [1, -1, -1, -1, -1]
+    assert torch.allclose(found.norms[:3], found.minimal_norms[:3])
+    assert found.predictions.tolist() == [0, 0, 0, 1, 0]
+    assert torch.equal(found.adversarial[4], x[4])
+    assert found.backwards == 4 * 4  # nobody leaves at a success
+
+
+def test_a_later_start_and_the_last_point_may_be_nearer_but_never_worse() -> None:
+    x = torch.tensor([0.6, 0.7]).view(2, 1, 1, 1).expand(2, *SHAPE).clone()
+    y = torch.ones(2).long()
+    walk = _Walk(eps=0.1, way=(0.3, 0.26), starts=2)  # the second start walks half as far: 0.15, 0.13
+    found = perturb(walk, _Threshold(), x, y, randomized=False)
+    assert found.minimal_norms is not None
+    assert found.minimal_norms.tolist() == pytest.approx([0.13, 0.26], abs=1e-6)
+    assert found.predictions.tolist() == [0, 0]
+    handed = perturb(_Walk(eps=0.1, way=(0.3, 0.26), last=0.11), _Threshold(), x, y, randomized=False)
+    assert handed.minimal_norms is not None
+    assert handed.minimal_norms.tolist() == pytest.approx([0.11, 0.26], abs=1e-6)
+
+
+def test_minimal_norm_attacks_stop_where_they_are_finished() -> None:
+    class Stops(_Walk):
+        def finished(self, state: State, logits: Tensor) -> Tensor:
+            return logits.argmax(1) != state["y"]
+
+    x = torch.tensor([0.6, 0.9]).view(2, 1, 1, 1).expand(2, *SHAPE).clone()
+    found = perturb(Stops(eps=0.1, way=(0.2, 0.11, 0.3)), _Threshold(), x, torch.ones(2).long(), randomized=False)
+    assert found.minimal_norms is not None
+    assert found.minimal_norms.tolist() == pytest.approx([0.2, float("inf")], abs=1e-6)
+    assert found.backwards == 1 + 3
+
+
+def test_adversarials_of_minimal_norm_attacks_stay_in_the_box() -> None:
+    with pytest.raises(VerificationError, match="pixels from -"):
+        perturb(_Walk(eps=0.1, way=(0.95,)), _Threshold(), torch.full((1, *SHAPE), 0.9), torch.ones(1).long())

@@ -1,0 +1,229 @@
+"""The attacks on one set of images: batches with refill, dropping of fooled images, restarts, members of an ensemble.
+
+Dropping a fooled image cannot change the result of a deterministic model: in evaluation mode no image sees another.
+
+A minimal-norm attack (`Attack.minimal`) goes on after its first success. At every point that is evaluated, and at the
+one it hands in by `final`, the smallest perturbation that the model misclassifies is kept, beyond the radius too; the
+image leaves early only where the attack says that it is `finished`. It counts as fooled if the smallest one, verified
+on the model, lies within the radius.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import registry
+from .attacks.attack import Attack, Key, State, begin
+from .attacks.norms import NORMS, is_zero
+from .inference import Net, Victim, channels_last, device_of
+from .stepping import advance, gradient
+from .straight_through import rounds, straight_through
+
+Progress = Callable[[int, int], None]  # image steps done, image steps in all
+MASKED = 0.01  # share of attacked images without a gradient from which on something is wrong with the gradient
+TOLERANCE = 1e-6  # of the norm of a perturbation
+
+
+class Search:
+    """Attacks on one set of images: what is known of each image, filled in start by start."""
+
+    def __init__(
+        self,
+        members: tuple[Attack, ...],
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor,
+        clean: Tensor,
+        drop: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.attack, self.victim, self.x, self.y, self.index = members[0], victim, x, y, index
+        self.drop, self.progress = drop, progress
+        self.correct = clean == y
+        self.adversarial, self.answers = x.clone(), clean.clone()
+        self.fooled = torch.zeros_like(self.correct)
+        self.first = torch.full_like(y, -1)
+        self.minimal = x.new_full((len(x),), torch.inf).masked_fill(~self.correct, 0.0)  # smallest verified norm
+        self.nearest, self.nearest_norm = self.adversarial, self.minimal  # the smallest, as yet unverified
+        self.unconfirmed = self.zero_gradient = 0
+        self.net: Net = victim  # what is differentiated
+        self.through_rounding = self.checked = False  # checked: zero gradients have been counted
+        self.survivors: dict[str, int] = {}
+        sees = any(member.sees_answers for member in members)
+        self.clean_logits = self._clean_logits() if sees and self.correct.any() else None
+        self.members = [self._fitted(member) for member in members]
+        self.total = sum(member.iterations * member.repeats for member in self.members)  # steps of one image
+        self.steps = self.past = self.told = 0  # image steps so far; steps of one image in starts that are over
+
+    def follow(self, place: int, seed: int) -> None:
+        """All starts of one member, by its place."""
+        self.attack = self.members[place]
+        name = registry.name_of(self.attack)
+        robust = self.correct & ~self.fooled
+        for repeat in range(self.attack.repeats):
+            key = (seed, name, repeat)
+            self.one_start(key, robust)
+            if not self.through_rounding and self._is_masked():
+                self.net, self.through_rounding = straight_through(self.victim), True
+                self.one_start(key, robust)
+            self.past += self.attack.iterations
+        self.survivors[name] = int((self.correct & ~self.fooled).sum())
+
+    def _is_masked(self) -> bool:
+        """Whether too many images have no gradient, and rounding is what takes it from them."""
+        if self.zero_gradient <= MASKED * int(self.correct.sum()):
+            return False
+        device = device_of(self.victim.model, self.x.device)
+        return rounds(self.victim, self.x[:1].to(device))
+
+    def _fitted(self, attack: Attack) -> Attack:
+        known = self.clean_logits
+        return attack.fitted(known.shape[1]) if attack.sees_answers and known is not None else attack
+
+    def _clean_logits(self) -> Tensor:
+        """(n, classes) on the images themselves, zero where the model is wrong anyway."""
+        device, rows = device_of(self.victim.model, self.x.device), self.correct.nonzero()[:, 0]
+        found = torch.cat([self.victim.logits(self.x[part].to(device)) for part in rows.split(self.victim.batch)])
+        whole = found.new_zeros(len(self.x), found.shape[1])
+        whole[rows] = found
+        return whole
+
+    def one_start(self, key: Key, robust: Tensor) -> None:
+        """Attack what is still robust from one start, then let the model as it is judge every result.
+
+        A minimal-norm attack goes on with all that was robust (n,) before its first start.
+        """
+        rows = (robust if self.attack.minimal else self.correct & ~self.fooled).nonzero()[:, 0]
+        if not len(rows):
+            return
+        attacked = int(self.correct.sum())
+        self.steps = attacked * self.past + (attacked - len(rows)) * self.attack.iterations
+        before = self.adversarial.clone() if self.attack.minimal else self.adversarial
+        if self.attack.minimal:
+            self.nearest, self.nearest_norm = torch.empty_like(before), self.minimal.clone()
+        with channels_last(self.victim.model):
+            self._search(rows, key, count_zeros=self.attack.uses_gradient and not self.checked)
+        self.checked |= self.attack.uses_gradient
+        if self.attack.minimal:
+            self._judge_nearest(rows, before)
+        else:
+            self._judge(rows)
+
+    def _judge(self, rows: Tensor) -> None:
+        """Verify the results of one start: `rows` (k,) of the images."""
+        answers = self.victim.answers(self.adversarial[rows], self.y[rows])
+        wrong, claimed = answers != self.y[rows], self.first[rows] >= 0
+        self.unconfirmed += int((claimed & ~wrong).sum())
+        first = torch.where(claimed, self.first[rows], self.attack.iterations)
+        self.first[rows] = torch.where(wrong, first, -1)
+        self.fooled[rows], self.answers[rows] = wrong, answers
+
+    def _judge_nearest(self, rows: Tensor, before: Tensor) -> None:
+        """Verify what a start of a minimal-norm attack handed in, then the smallest adversarial of each image.
+
+        before (n, c, h, w): the adversarials as they were before this start.
+        """
+        last = self.adversarial[rows]
+        self.answers[rows] = self.victim.answers(last, self.y[rows])
+        wrong = self.answers[rows] != self.y[rows]
+        self._note_nearest(rows, last, wrong, torch.full_like(rows, self.attack.iterations))
+        known = rows[self.minimal[rows].isfinite()]
+        self.adversarial[known] = before[known]
+        nearer = rows[self.nearest_norm[rows] < self.minimal[rows]]
+        answers = self.victim.answers(self.nearest[nearer], self.y[nearer])
+        wrong = answers != self.y[nearer]
+        self.unconfirmed += int((~wrong).sum())
+        nearer = nearer[wrong]
+        self.adversarial[nearer], self.minimal[nearer] = self.nearest[nearer], self.nearest_norm[nearer]
+        self.answers[nearer] = answers[wrong]
+        self.fooled[rows] = self.minimal[rows] <= self.attack.radius + TOLERANCE
+        self.first[rows[~self.fooled[rows]]] = -1
+
+    def _note_nearest(self, rows: Tensor, x: Tensor, wrong: Tensor, taken: Tensor) -> None:
+        """Keep points x (k, c, h, w) of images `rows` (k,) that are misclassified and nearer than those before."""
+        x, rows = x[wrong].to(self.x.device), rows[wrong].to(self.first.device)
+        norm = NORMS[self.attack.norm].size(x - self.x[rows])
+        inside = (norm <= self.attack.radius + TOLERANCE) & (self.first[rows] < 0)
+        self.first[rows[inside]] = taken[wrong].to(self.first.device)[inside]
+        nearer = norm < self.nearest_norm[rows]
+        self.nearest[rows[nearer]], self.nearest_norm[rows[nearer]] = x[nearer], norm[nearer]
+
+    def _search(self, waiting: Tensor, key: Key, count_zeros: bool) -> None:
+        """Step the images `waiting` (k,) in batches that are refilled as images leave; fills adversarial and first."""
+        batch, state = self.victim.batch, None
+        while len(waiting) or state is not None:
+            room = batch - (0 if state is None else len(state["y"]))
+            if len(waiting) and (state is None or 4 * room >= batch):
+                state = _join(state, self._enter(waiting[:room], key))
+                waiting = waiting[room:]
+            assert state is not None
+            logits, grad, value = gradient(self.attack, self.net, state)
+            self.victim.backwards += len(grad) * self.attack.eot if self.attack.uses_gradient else 0
+            first = state["taken"] == 0
+            if count_zeros and first.any():
+                self.zero_gradient += int((is_zero(grad) & first).sum())
+            stay = self._note_success(state, logits)
+            self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
+            if self.attack.minimal:
+                self._hand_in(_select(state, ~stay))
+            state, logits, grad, value = _select(state, stay), logits[stay], grad[stay], value[stay]
+            if len(logits):
+                state = advance(self.attack, state, logits, grad, value, key)
+                state = self._retire(state)
+            state = state if len(state["y"]) else None
+
+    def _enter(self, rows: Tensor, key: Key) -> State:
+        """The state of images that start; `row` is their place in this run."""
+        device = device_of(self.victim.model, self.x.device)
+        x, y, index = (t[rows].to(device) for t in (self.x, self.y, self.index))
+        known = None if self.clean_logits is None else self.clean_logits[rows.to(device)]
+        return begin(self.attack, x, y, key, index, known) | {"row": rows.to(device)}
+
+    def _note_success(self, state: State, logits: Tensor) -> Tensor:
+        """Keep the first success of each image, or the smallest one; (k,) bool: which images go on."""
+        everything = torch.ones_like(state["y"], dtype=torch.bool)
+        if self.victim.draws > 1:  # one draw of a randomized model proves nothing: its last point is judged
+            return everything
+        if self.attack.minimal:
+            self._note_nearest(state["row"], state["x"], logits.argmax(1) != state["y"], state["taken"])
+            return ~self.attack.finished(state, logits)
+        won = self.attack.success(state, logits)
+        if won.any():
+            rows = state["row"][won].to(self.first.device)
+            new = self.first[rows] < 0
+            self.adversarial[rows[new]] = state["x"][won].to(self.x.device)[new]
+            self.first[rows[new]] = state["taken"][won].to(self.first.device)[new]
+        return ~won if self.drop else everything
+
+    def _retire(self, state: State) -> State:
+        """Take out the images that have had all their steps; their last point is what is verified."""
+        done = state["taken"] >= self.attack.iterations
+        if not done.any():
+            return state
+        self._hand_in(_select(state, done))
+        return _select(state, ~done)
+
+    def _hand_in(self, state: State) -> None:
+        """Take the last points of images that leave, unless a success of theirs is kept already."""
+        if not len(state["y"]):
+            return
+        rows = state["row"].to(self.first.device)
+        new = torch.ones_like(self.fooled[rows]) if self.attack.minimal else self.first[rows] < 0
+        last = self.attack.final(state, self.victim.draws > 1).to(self.x.device)
+        self.adversarial[rows[new]] = last[new]
+
+    def _tell(self, steps: int) -> None:
+        self.steps += steps
+        self.told = max(self.told, self.steps)  # a start that is made again is not told of
+        if self.progress:
+            self.progress(self.told, int(self.correct.sum()) * self.total)
+
+
+def _select(state: State, keep: Tensor) -> State:
+    return state if keep.all() else {name: values[keep] for name, values in state.items()}
+
+
+def _join(state: State | None, more: State) -> State:
+    return more if state is None else {name: torch.cat([state[name], more[name]]) for name in state}
