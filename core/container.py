@@ -11,6 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from . import provenance
+from .encodings import MAX_EXPANSION, MAX_SMALL
 from .errors import InputFileError, OutputError
 from .packed import SCHEMES, Packed
 from .unwrap import check_finite
@@ -18,8 +19,6 @@ from .unwrap import check_finite
 FORMAT = 1  # a reader refuses a higher number; entries it does not know within a format are ignored
 KEY = "robustq"
 SEPARATOR = "::"  # NAME::PART
-MAX_EXPANSION = 256  # weights a stored byte may stand for in a tensor of more than MAX_SMALL weights
-MAX_SMALL = 2**26
 
 Contents = tuple[dict[str, Tensor], dict[str, Packed], dict[str, str], dict[str, Any]]
 _DAMAGED = "The file is damaged: copy it again, or compress the model again."

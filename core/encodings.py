@@ -6,6 +6,7 @@
 | base3    | {-1, 0, 1}        | 5 codes a byte: sum of (code + 1) * 3^i                                       |
 | u3 u4 u8 | up to 3, 7, 127   | code + levels in 3, 4 or 8 bits                                               |
 | bitmap   | any that has a 0  | 1 bit a code, set where it is not 0; then the kept codes as bits, u3, u4 or u8 |
+| rice     | any that has a 0  | the gaps between codes that are not 0 (`rice.py`); then the kept codes likewise |
 
 Bits are little-endian throughout: code i of a w-bit encoding starts at bit i * w, and bit 0 is the lowest of byte 0.
 Unused bits and base-3 places of the last byte are 0.
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import rice
 from .errors import InputFileError, WeightError
 
 Bytes = NDArray[np.uint8]
@@ -26,6 +28,8 @@ Codes = NDArray[np.int8]
 
 WIDTHS = {"u3": 3, "u4": 4, "u8": 8}
 MAX_LEVELS = 127
+MAX_EXPANSION = 256  # weights a stored byte may stand for in a tensor of more than MAX_SMALL weights
+MAX_SMALL = 2**26
 _POWERS = np.array([1, 3, 9, 27, 81], dtype=np.uint8)
 _DIGITS = ((np.arange(243)[:, None] // _POWERS) % 3).astype(np.int8) - 1  # byte -> five codes
 
@@ -55,14 +59,32 @@ def unpack_codes(header: Mapping[str, Any], payload: Mapping[str, Tensor], n: in
     if data is None or data.dtype != torch.uint8 or data.dim() != 1:
         found = "missing" if data is None else f"{data.dtype} with shape {tuple(data.shape)}"
         raise InputFileError(f"the codes are {found}, not a row of bytes.")
-    if encoding == "bitmap":
-        return torch.from_numpy(_from_bitmap(data.numpy(), n, levels))
+    if encoding in ("bitmap", "rice"):
+        return torch.from_numpy(_from_kept(encoding, data.numpy(), n, levels))
     return torch.from_numpy(_decode(encoding, data.numpy(), n, levels))
 
 
 def pack_bits(mask: Tensor) -> Tensor:
     """bool of any shape -> uint8 (ceil(n / 8),), the first entry in the lowest bit."""
     return torch.from_numpy(np.packbits(mask.detach().flatten().cpu().numpy(), bitorder="little"))
+
+
+def pack_mask(mask: Tensor) -> tuple[str, Tensor]:
+    """bool of any shape -> ("bitmap" or "rice", whichever is smaller, its uint8 (bytes,))."""
+    flat = mask.detach().flatten().cpu().numpy()
+    encoding = _smaller_map(flat)[0]
+    return encoding, torch.from_numpy(_encode_map(encoding, flat))
+
+
+def unpack_mask(encoding: object, data: Tensor, n: int) -> Tensor:
+    """What `pack_mask` gave -> bool (n,); InputFileError where it does not fit."""
+    if encoding == "bitmap":
+        return unpack_bits(data, n)
+    if encoding != "rice":
+        raise InputFileError(f"the encoding {encoding!r} is not one of a mask (those are bitmap, rice).")
+    if data.dtype != torch.uint8 or data.dim() != 1:
+        raise InputFileError(f"the mask is {data.dtype} with shape {tuple(data.shape)}, not a row of bytes.")
+    return torch.from_numpy(rice.decode(data.numpy(), n))
 
 
 def unpack_bits(data: Tensor, n: int) -> Tensor:
@@ -77,12 +99,22 @@ def _smallest(flat: Codes, levels: int, binary: bool) -> tuple[str, Bytes]:
     dense = encodings[0]
     if binary:
         return dense, _encode(dense, flat, levels)
-    kept = int(np.count_nonzero(flat))
-    with_map = _size("bits", len(flat)) + _size(_kept_encoding(levels), kept)
-    if with_map < _size(dense, len(flat)):
-        rest = _encode(_kept_encoding(levels), flat[flat != 0], levels)
-        return "bitmap", np.concatenate([np.packbits(flat != 0, bitorder="little"), rest])
+    keep, kept = flat != 0, _kept_encoding(levels)
+    encoding, size = _smaller_map(keep)
+    if size + _size(kept, int(np.count_nonzero(keep))) < _size(dense, len(flat)):
+        return encoding, np.concatenate([_encode_map(encoding, keep), _encode(kept, flat[keep], levels)])
     return dense, _encode(dense, flat, levels)
+
+
+def _smaller_map(keep: NDArray[np.bool_]) -> tuple[str, int]:
+    """The encoding of what is kept that takes fewer bytes, and how many; a bitmap where both take the same."""
+    bitmap, gaps = _size("bits", len(keep)), rice.size(keep)
+    readable = len(keep) <= max(MAX_SMALL, MAX_EXPANSION * gaps) and len(keep) <= rice.MAX_N
+    return ("rice", gaps) if gaps < bitmap and readable else ("bitmap", bitmap)
+
+
+def _encode_map(encoding: str, keep: NDArray[np.bool_]) -> Bytes:
+    return rice.encode(keep) if encoding == "rice" else np.packbits(keep, bitorder="little")
 
 
 def _fitting(levels: int, binary: bool) -> tuple[str, ...]:
@@ -90,8 +122,8 @@ def _fitting(levels: int, binary: bool) -> tuple[str, ...]:
     if binary:
         return ("bits",)
     if levels == 1:
-        return ("base3", "bitmap")
-    return ("u3" if levels <= 3 else "u4" if levels <= 7 else "u8", "bitmap")
+        return ("base3", "bitmap", "rice")
+    return ("u3" if levels <= 3 else "u4" if levels <= 7 else "u8", "bitmap", "rice")
 
 
 def _kept_encoding(levels: int) -> str:
@@ -158,16 +190,20 @@ def _from_base3(data: Bytes, n: int) -> Codes:
     return codes[:n]
 
 
-def _from_bitmap(data: Bytes, n: int, levels: int) -> Codes:
-    split = -(-n // 8)
-    if len(data) < split:
-        raise InputFileError(f"the bitmap of {n} codes takes {split} bytes, but {len(data)} are stored.")
-    kept = _from_bits(data[:split], n, "bitmap").astype(np.bool_)
-    values = _decode(_kept_encoding(levels), data[split:], int(kept.sum()), levels)
+def _from_kept(encoding: str, data: Bytes, n: int, levels: int) -> Codes:
+    if encoding == "bitmap":
+        split = -(-n // 8)
+        if len(data) < split:
+            raise InputFileError(f"the bitmap of {n} codes takes {split} bytes, but {len(data)} are stored.")
+        keep = _from_bits(data[:split], n, "bitmap").astype(np.bool_)
+    else:
+        split = len(data) - _size(_kept_encoding(levels), rice.count(data))
+        keep = rice.decode(data[: max(0, split)], n)
+    values = _decode(_kept_encoding(levels), data[split:], int(keep.sum()), levels)
     if not values.all():
-        raise InputFileError(f"{int((values == 0).sum())} codes that the bitmap keeps are 0.")
+        raise InputFileError(f"{int((values == 0).sum())} codes that the {encoding} keeps are 0.")
     codes = np.zeros(n, dtype=np.int8)
-    codes[kept] = values
+    codes[keep] = values
     return codes
 
 

@@ -134,7 +134,7 @@ class Circulant:
 
 @dataclass(frozen=True)
 class Sparse:
-    """A pruned float weight: a bitmap of what is kept and the kept values in order.
+    """A pruned float weight: which are kept (a bitmap, or gaps where that is smaller) and the kept values in order.
 
     values float16 or float32 (kept,); mask bool, the weight's shape
     """
@@ -157,15 +157,18 @@ class Sparse:
         return out
 
     def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"encoding": "bitmap"}, {"values": self.values, "mask": encodings.pack_bits(self.mask)}
+        encoding, mask = encodings.pack_mask(self.mask)
+        return {"encoding": encoding}, {"values": self.values, "mask": mask}
 
     @classmethod
     def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Sparse":
         parts = _parts(payload, "values", "mask")
-        mask, values = encodings.unpack_bits(parts["mask"], math.prod(shape)).reshape(shape), parts["values"]
+        encoding, values = header.get("encoding", "bitmap"), parts["values"]
+        mask = encodings.unpack_mask(encoding, parts["mask"], math.prod(shape)).reshape(shape)
         _check_floats("values", values, 1)
         if int(mask.sum()) != values.numel():
-            raise InputFileError(f"the bitmap keeps {int(mask.sum())} weights, but {values.numel()} values are stored.")
+            kept = int(mask.sum())
+            raise InputFileError(f"the {encoding} keeps {kept} weights, but {values.numel()} values are stored.")
         return cls(values, mask)
 
 

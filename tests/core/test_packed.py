@@ -68,6 +68,7 @@ MASK = torch.tensor([0b101], dtype=torch.uint8)
         ("quantized", (2, 3), {"codes": BYTES, "scale": torch.tensor([[1.0], [-2.0]])}, "smallest scale is -2.0"),
         ("sparse", (3,), {"mask": MASK, "values": torch.ones(3)}, "keeps 2 weights, but 3 values"),
         ("sparse", (3,), {"mask": MASK}, "stored as mask"),
+        ("sparse", (3,), {"mask": MASK.float(), "values": torch.ones(2)}, "bitmap is torch.float32"),
         ("sparse", (3,), {"mask": MASK, "values": torch.ones(2, dtype=torch.int32)}, "values are int32"),
         ("half", (3,), {"values": torch.ones(2)}, r"values have the shape \(2,\)"),
         ("half", (3,), {}, "stored as nothing"),
@@ -79,7 +80,7 @@ MASK = torch.tensor([0b101], dtype=torch.uint8)
 )
 def test_inconsistent_parts_are_refused(scheme, shape, payload, message):
     with pytest.raises(InputFileError, match=message):
-        decode(scheme, shape, HEADER, **payload)
+        decode(scheme, shape, HEADER if scheme == "quantized" else {}, **payload)
 
 
 def test_floats_are_shortened_only_where_they_fit():
@@ -88,3 +89,21 @@ def test_floats_are_shortened_only_where_they_fit():
     assert short_float(torch.tensor([1e5])).dtype == torch.float32
     assert half_float(torch.tensor([1e-6])).dtype == torch.float16
     assert half_float(torch.tensor([1e5])).dtype == torch.float32
+
+
+def test_a_sparse_weight_takes_the_smaller_mask():
+    few = torch.zeros(40, 50, dtype=torch.bool)
+    few[::4, ::5] = True
+    half = torch.arange(2000).reshape(40, 50) % 2 == 0
+    for mask, encoding in ((few, "rice"), (half, "bitmap")):
+        tensor = Sparse(torch.arange(1.0, 1 + float(mask.sum())), mask)
+        header, payload = tensor.encode()
+        assert header == {"encoding": encoding}
+        assert payload["mask"].numel() <= 250
+        assert torch.equal(Sparse.decode(tensor.shape, header, payload).dense(), tensor.dense())
+    with pytest.raises(InputFileError, match="'gaps' is not one of a mask"):
+        Sparse.decode((3,), {"encoding": "gaps"}, {"values": torch.ones(2), "mask": MASK})
+    with pytest.raises(InputFileError, match="at least 5 bytes, but 1"):
+        Sparse.decode((3,), {"encoding": "rice"}, {"values": torch.ones(2), "mask": MASK})
+    with pytest.raises(InputFileError, match="row of bytes"):
+        Sparse.decode((3,), {"encoding": "rice"}, {"values": torch.ones(2), "mask": torch.zeros(2)})

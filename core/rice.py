@@ -1,0 +1,94 @@
+"""Where a sparse tensor is not zero, as Golomb-Rice coded gaps: the smallest from about 70% zeros on.
+
+For positions that are kept at random the gaps between them are geometric, for which Rice's code is within a few percent
+of the entropy. Its three parts are stored one after the other, not interleaved, so that numpy decodes them at once:
+
+| bytes             | content                                                                                  |
+|-------------------|------------------------------------------------------------------------------------------|
+| 1                 | r, the parameter, at most 31                                                             |
+| 4                 | k, the number of kept positions, unsigned, little-endian                                 |
+| ceil(k r / 8)     | the r low bits of each gap, the first gap in the lowest bits                             |
+| the rest          | gap >> r of each gap in unary: so many bits 0, then a bit 1; the last byte is not 0      |
+
+A gap is the number of positions that are not kept between a kept position and the one before it (or the start).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputFileError
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+HEAD = 5  # bytes of r and k
+MAX_R = 31
+MAX_N = 2**32 - 1
+
+
+def encode(mask: Mask) -> Bytes:
+    """mask (n,), n < 2^32 -> bytes; of all parameters the one that takes the fewest bits."""
+    gaps = _gaps(mask)
+    r = _parameter(gaps)[0]
+    head = np.frombuffer(bytes([r]) + len(gaps).to_bytes(4, "little"), np.uint8)
+    low = ((gaps[:, None] >> np.arange(r)) & 1).astype(np.uint8)
+    ends = np.cumsum((gaps >> r) + 1)
+    unary = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+    unary[ends - 1] = 1
+    return np.concatenate([head, np.packbits(low, bitorder="little"), np.packbits(unary, bitorder="little")])
+
+
+def size(mask: Mask) -> int:
+    """The bytes that `encode` gives for mask (n,)."""
+    gaps = _gaps(mask)
+    r, unary = _parameter(gaps)
+    return HEAD + -(-len(gaps) * r // 8) + -(-unary // 8)
+
+
+def count(data: Bytes) -> int:
+    """k, before anything else is decoded."""
+    if len(data) < HEAD:
+        raise InputFileError(f"gaps take at least {HEAD} bytes, but {len(data)} are stored.")
+    return int.from_bytes(data[1:HEAD].tobytes(), "little")
+
+
+def decode(data: Bytes, n: int) -> Mask:
+    """bytes -> mask (n,); InputFileError for anything that `encode` would not have written."""
+    k, r = count(data), int(data[0])
+    if k > n or r > MAX_R or n > MAX_N:
+        raise InputFileError(f"{k} gaps of parameter {r} are stored for {n} weights.")
+    split = HEAD + -(-k * r // 8)
+    if len(data) < split:
+        raise InputFileError(f"{k} gaps of parameter {r} take more than {split - 1} bytes, but {len(data)} are stored.")
+    low = np.unpackbits(data[HEAD:split], bitorder="little")
+    unary = data[split:]
+    if low[k * r :].any() or (len(unary) and unary[-1] == 0):
+        raise InputFileError("the unused places of the gaps are not 0, or there are too many of them.")
+    ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
+    if len(ends) != k:
+        raise InputFileError(f"{k} gaps are declared, but {len(ends)} are stored.")
+    high = np.diff(ends, prepend=-1) - 1
+    if k and (int(ends[-1]) + 1 - k) << r > n:  # before the sum below could leave 64 bits
+        raise InputFileError(f"the gaps reach past the {n} weights.")
+    gaps = (high << r) + low[: k * r].reshape(k, r) @ (1 << np.arange(r))
+    places = np.cumsum(gaps + 1) - 1
+    if k and int(places[-1]) >= n:
+        raise InputFileError(f"the gaps reach to weight {int(places[-1])}, but there are {n}.")
+    mask = np.zeros(n, np.bool_)
+    mask[places] = True
+    return mask
+
+
+def _gaps(mask: Mask) -> NDArray[np.int64]:
+    return np.diff(np.flatnonzero(mask), prepend=-1) - 1
+
+
+def _parameter(gaps: NDArray[np.int64]) -> tuple[int, int]:
+    """(r, bits of the unary part) with the fewest bits; these are convex in r, so the first minimum is the least."""
+    k, unary = len(gaps), int(gaps.sum()) + len(gaps)
+    for r in range(MAX_R):
+        shorter = int((gaps >> (r + 1)).sum()) + k
+        if unary - shorter <= k:  # the next parameter saves no more than the bit it costs each gap
+            return r, unary
+        unary = shorter
+    return MAX_R, unary
