@@ -126,11 +126,10 @@ class Search:
         before (n, c, h, w): the adversarials as they were before this start.
         """
         last = self.adversarial[rows]
-        self.answers[rows] = self.victim.answers(last, self.y[rows])
-        wrong = self.answers[rows] != self.y[rows]
-        self._note_nearest(rows, last, wrong, torch.full_like(rows, self.attack.iterations))
-        known = rows[self.minimal[rows].isfinite()]
-        self.adversarial[known] = before[known]
+        answers = self.victim.answers(last, self.y[rows])
+        self._note_nearest(rows, last, answers != self.y[rows], torch.full_like(rows, self.attack.iterations))
+        known = self.minimal[rows].isfinite()
+        self.adversarial[rows[known]], self.answers[rows[~known]] = before[rows[known]], answers[~known]
         nearer = rows[self.nearest_norm[rows] < self.minimal[rows]]
         answers = self.victim.answers(self.nearest[nearer], self.y[nearer])
         wrong = answers != self.y[nearer]
