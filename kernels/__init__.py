@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 from .backend import status
 
 if TYPE_CHECKING:
+    from .lowbit_ops import lowbit_conv2d, lowbit_linear
     from .modules import PackedConv2d, PackedLinear, pack_model
     from .ops import ternary_dense, ternary_linear
 
-__all__ = ["PackedConv2d", "PackedLinear", "pack_model", "status", "ternary_dense", "ternary_linear"]
+__all__ = [
+    "PackedConv2d",
+    "PackedLinear",
+    "lowbit_conv2d",
+    "lowbit_linear",
+    "pack_model",
+    "status",
+    "ternary_dense",
+    "ternary_linear",
+]
 HOMES = {
     "PackedConv2d": ".modules",
     "PackedLinear": ".modules",
+    "lowbit_conv2d": ".lowbit_ops",
+    "lowbit_linear": ".lowbit_ops",
     "pack_model": ".modules",
     "ternary_dense": ".ops",
     "ternary_linear": ".ops",

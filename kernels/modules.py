@@ -1,7 +1,6 @@
-"""Linear and convolution layers that run from packed ternary weights, and `pack_model`, which puts them into a network.
+"""Linear and convolution layers that run from packed weights, and `pack_model`, which puts them into a network.
 
-Both hold the codes at two bits (layout in reference.py) and the scale; no dense weight is kept between calls.
-Mode "exact", the only one so far, gives the outputs of the dequantized layer up to the rounding of float32 sums.
+Both hold the codes at two or four bits and the scale (packed.py); no dense weight is kept between calls.
 """
 
 import copy
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import ops, reference
+from . import lowbit, lowbit_ops, ops, reference
+from .packed import Packed, check_mode
 
 # Up to this many output positions (batch x height x width) a convolution runs from the codes by im2col; beyond, it is
 # faster to decode the weight in each call and use torch's own convolution. Measured with AVX-512, one thread, im2col
@@ -21,85 +21,68 @@ from . import ops, reference
 IM2COL_POSITIONS = 16
 
 
-class Ternary(nn.Module):
-    """A weight of any shape as packed codes of a matrix (rows = first axis), with scale and bias.
-
-    packed int32, buffer; scale float32 (1 or rows, groups), buffer; bias (rows,) parameter or None
-    `.to(dtype)` and `.half()` convert scale and bias like any weight; the codes stay as they are.
-    """
-
-    packed: Tensor
-    scale: Tensor
-    bias: nn.Parameter | None
-
-    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        rows = codes.shape[0] if codes.dim() else 0
-        self.weight_shape = tuple(codes.shape)
-        self.matrix = (rows, codes.numel() // max(rows, 1))
-        packed = reference.pack(codes.reshape(self.matrix))
-        reference.check_packed(packed, *self.matrix)  # refuses a weight without entries
-        reference.check_scale(scale, *self.matrix)
-        if bias is not None and tuple(bias.shape) != (rows,):
-            raise ValueError(f"the bias must have shape ({rows},), found {tuple(bias.shape)}")
-        self.register_buffer("packed", packed)
-        self.register_buffer("scale", scale.detach().to(reference.sum_dtype(scale.dtype), copy=True))
-        own = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        self.register_parameter("bias", own)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight these codes stand for, decoded anew at each access: float32 (float64 if the scale is)."""
-        return ops.ternary_dense(self.packed, self.scale, *self.matrix).view(self.weight_shape)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return ops.ternary_linear(x, self.packed, self.scale, self.bias, *self.matrix)
-
-    def extra_repr(self) -> str:
-        shape = " x ".join(map(str, self.weight_shape))
-        return f"ternary {shape}, scale {tuple(self.scale.shape)}, bias={self.bias is not None}"
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        found = state_dict.get(f"{prefix}packed")
-        if found is not None and found.shape == self.packed.shape:  # torch reports the rest
-            if found.dtype != torch.int32:
-                error_msgs.append(f"{prefix}packed must be int32, found {found.dtype}")
-            elif wrong := reference.corrupt(found, *self.matrix):
-                error_msgs.append(f"{prefix}packed: {wrong} of {math.prod(self.matrix)} codes hold the bit pattern 10")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
-
-class PackedLinear(Ternary):
-    """x (*, in) -> (*, out), from codes (out, in) int8 in {-1, 0, 1}, scale (1 or out, groups) and bias (out,)."""
+class PackedLinear(Packed):
+    """x (*, in) -> (*, out), from codes (out, in) int8, scale (1 or out, groups), bias (out,); modes in packed.py."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.matmul(x)
+        if self.mode == "exact":
+            return ops.ternary_linear(x, self.packed, self.scale, self.bias, *self.matrix)
+        return lowbit_ops.lowbit_linear(x, self.packed, self.scale, self.bias, self.bits, self.matrix[1], self.mode)
 
 
-class PackedConv2d(Ternary):
-    """nn.Conv2d from codes (out, in / groups, kh, kw) int8 in {-1, 0, 1}; scale groups run along the flattened row.
+class PackedConv2d(Packed):
+    """nn.Conv2d from codes (out, in / groups, kh, kw) int8; scale groups run along the flattened row.
 
-    `like` gives stride, padding, dilation, groups and padding mode.
+    `like` gives stride, padding, dilation, groups and padding mode. "accurate" and "int8" are for one group of channels
+    and of scales, and for zeros as padding (`convolves`). There the output is channels last in memory if the input is.
     """
 
-    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None, like: nn.Conv2d) -> None:
-        super().__init__(codes, scale, bias)
+    def __init__(
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        like: nn.Conv2d,
+        mode: str = "exact",
+        bits: int = 2,
+    ) -> None:
+        if mode != "exact" and not convolves(like, scale):
+            raise ValueError(
+                f"mode {mode!r} convolves with one group of channels and of scales and numeric padding of zeros, found "
+                f"{like.groups} and {tuple(scale.shape)}, padding {like.padding!r} of {like.padding_mode}"
+            )
+        super().__init__(codes, scale, bias, mode, bits)
         self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
         self.padding, self.padding_mode = like.padding, like.padding_mode
         self.outer_padding = tuple(like._reversed_padding_repeated_twice)  # as F.pad wants it
 
+    def encode(self, codes: Tensor) -> Tensor:
+        return super().encode(codes) if self.mode == "exact" else lowbit.pack_kernel(codes, self.bits)
+
+    def columns(self) -> int:
+        if self.mode == "exact":
+            return super().columns()
+        return lowbit.kernel_columns(self.weight_shape[1], list(self.weight_shape[2:]))
+
+    def decode(self) -> Tensor:
+        kernel = list(self.weight_shape[2:])
+        return lowbit.kernel_weight(self.packed, self.scale, self.bits, self.weight_shape[1], kernel)
+
+    def integer(self, x: Tensor) -> Tensor:
+        padding = [int(size) for size in self.padding]  # `convolves` has refused the names that torch knows
+        window = (list(self.weight_shape[2:]), list(self.stride), padding, list(self.dilation))
+        batch = x if x.dim() == 4 else x[None]
+        if batch.dim() != 4 or batch.shape[1] != self.weight_shape[1]:
+            wanted = f"(n, {self.weight_shape[1]}, height, width)"
+            raise ValueError(f"x must have the shape {wanted}, found {tuple(x.shape)}")
+        y = lowbit_ops.lowbit_conv2d(batch, self.packed, self.scale, self.bias, self.bits, *window, self.mode)
+        if batch.is_contiguous() and not batch.is_contiguous(memory_format=torch.channels_last):
+            y = y.contiguous()  # as nn.Conv2d would: what follows may rely on it
+        return y if x.dim() == 4 else y[0]
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.mode != "exact":
+            return self.integer(x)
         if self.padding_mode != "zeros":
             return self.dense(F.pad(x, self.outer_padding, mode=self.padding_mode), (0, 0))
         size = self.output_size(x)
@@ -120,7 +103,8 @@ class PackedConv2d(Ternary):
     def im2col(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         kernel = (self.weight_shape[2], self.weight_shape[3])
         columns = F.unfold(x, kernel, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
-        return self.matmul(columns.transpose(-1, -2)).transpose(-1, -2).unflatten(-1, size)
+        y = ops.ternary_linear(columns.transpose(-1, -2), self.packed, self.scale, self.bias, *self.matrix)
+        return y.transpose(-1, -2).unflatten(-1, size)
 
     def dense(self, x: Tensor, padding: str | tuple[int, ...]) -> Tensor:
         dtype = reference.sum_dtype(x.dtype)
@@ -130,22 +114,24 @@ class PackedConv2d(Ternary):
 
 
 def pack_model(net: nn.Module, packed: Mapping[str, Any], mode: str = "exact") -> nn.Module:
-    """A deep copy of `net` whose ternary nn.Linear and nn.Conv2d layers run from packed codes.
+    """A deep copy of `net` whose low-bit nn.Linear and nn.Conv2d layers run from packed codes.
 
     packed  parameter name -> compressed tensor, `robustq.core.packed.Quantized` or alike. Those with codes (int8, the
             weight's shape), scale (1 or rows, groups) and levels 1 replace the layer at '<name>.weight'; all others,
             and layers with hooks or of another class, stay as they are in `net`, which holds the dequantized weights.
-    mode    "exact": outputs equal those of `net` up to the rounding of float32 sums
+    mode    "exact": outputs equal those of `net` up to the rounding of float32 sums. "accurate" and "int8" round the
+            activations (packed.py), and take codes of up to 7 levels at four bits too; a ternary convolution that they
+            do not cover (`convolves`) stays in mode "exact".
 
-    ValueError where a ternary entry names no parameter of `net` or has another shape.
+    ValueError where an entry names no parameter of `net` or has another shape.
     """
-    if mode != "exact":
-        raise ValueError(f"the mode of a packed model is 'exact', found {mode!r}")
+    check_mode(mode)
     result = copy.deepcopy(net)
     parameters = dict(result.named_parameters(remove_duplicate=False))
     new: dict[int, nn.Module] = {}
     for name, tensor in packed.items():
-        if getattr(tensor, "levels", None) != 1:
+        levels = getattr(tensor, "levels", None)
+        if levels is None or levels > (1 if mode == "exact" else lowbit.HIGHEST[4]):
             continue
         if name not in parameters:
             known = ", ".join(key for key in parameters if key.endswith("weight"))
@@ -155,8 +141,10 @@ def pack_model(net: nn.Module, packed: Mapping[str, Any], mode: str = "exact") -
             raise ValueError(f"the codes of {name!r} have shape {found}, but the network's weight has {wanted}")
         owner, _, leaf = name.rpartition(".")
         layer = result.get_submodule(owner)
-        if leaf == "weight" and replaceable(layer) and fits(tensor):
-            new[id(layer)] = packed_layer(layer, tensor)
+        if leaf != "weight" or not replaceable(layer) or not fits(tensor):
+            continue
+        if (made := packed_layer(layer, tensor, mode)) is not None:
+            new[id(layer)] = made
     for parent in list(result.modules()):
         for key, child in parent._modules.items():
             if id(child) in new:
@@ -176,13 +164,24 @@ def fits(tensor: Any) -> bool:
     return rows == tensor.codes.shape[0] or groups == 1
 
 
-def packed_layer(layer: nn.Module, tensor: Any) -> nn.Module:
-    """The packed twin of a linear or convolution layer, on its device, in its dtype and mode."""
+def convolves(layer: nn.Conv2d, scale: Tensor) -> bool:
+    """Whether the integer modes cover this convolution."""
+    plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return plain and scale.dim() == 2 and scale.shape[1] == 1
+
+
+def packed_layer(layer: nn.Module, tensor: Any, mode: str) -> nn.Module | None:
+    """The packed twin of a linear or convolution layer, on its device, in its dtype; None where there is none."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)  # `replaceable` has seen to it
     weight = layer.weight
     codes, scale = tensor.codes.to(weight.device), tensor.scale.to(weight.device, reference.sum_dtype(weight.dtype))
+    bits = 2 if tensor.levels == 1 else 4
     if isinstance(layer, nn.Linear):
-        made: nn.Module = PackedLinear(codes, scale, layer.bias)
+        made: nn.Module = PackedLinear(codes, scale, layer.bias, mode, bits)
     else:
-        made = PackedConv2d(codes, scale, layer.bias, like=layer)
+        if not convolves(layer, scale):
+            mode = "exact"
+        if mode == "exact" and bits != 2:
+            return None
+        made = PackedConv2d(codes, scale, layer.bias, like=layer, mode=mode, bits=bits)
     return made.train(layer.training)

@@ -71,6 +71,6 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
 
 #define ROW1(R) {tile<R, 1>}
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
-const Isa avx2_isa = {"avx2", 6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, dense_row};
+const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, dense_row};
 
 }  // namespace robustq

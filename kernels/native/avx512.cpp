@@ -72,8 +72,7 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
 #define ROW4(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>}
 #define ROW8(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>, tile<R, 8>}
-const Isa avx512_isa = {"avx512",
-                        12,
+const Isa avx512_isa = {12,
                         {{}, ROW8(1), ROW8(2), ROW4(3), ROW4(4), ROW4(5), ROW4(6), ROW2(7), ROW2(8), ROW2(9), ROW2(10),
                          ROW2(11), ROW2(12)},
                         dense_row};

@@ -2,10 +2,14 @@
 // The caller (../ops.py) has checked dtypes, sizes and contiguity; what can be checked again from numbers alone is.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "integer.h"
 #include "kernel.h"
 
 namespace nb = nanobind;
@@ -17,9 +21,20 @@ void need(bool ok, const char* what, int64_t value) {
   if (!ok) throw std::invalid_argument(std::string("robustq native kernel: ") + what + " = " + std::to_string(value));
 }
 
+// A product of sizes that 64 bits hold with room for padding; each size is below 2^31.
+void need_product(const char* what, std::initializer_list<int64_t> sizes) {
+  double product = 1;
+  for (int64_t size : sizes) {
+    need(size < (int64_t(1) << 31), what, size);
+    product *= double(size);
+  }
+  need(product < double(int64_t(1) << 46), what, int64_t(product < 9e18 ? product : 9e18));
+}
+
 Matrix matrix(uintptr_t words, uintptr_t scale, int64_t scale_rows, int64_t groups, int64_t out, int64_t in) {
   need(out > 0, "out_features must be positive; out_features", out);
   need(in > 0, "in_features must be positive; in_features", in);
+  need_product("in_features x out_features is too large", {out, in});
   need(scale_rows == 1 || scale_rows == out, "the scale must have 1 row or one per output; rows", scale_rows);
   need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);
   need(words % alignof(uint32_t) == 0 && words != 0, "bad address of the packed codes", int64_t(words));
@@ -32,6 +47,8 @@ void linear(uintptr_t x, int64_t rows, uintptr_t words, uintptr_t scale, int64_t
             uintptr_t bias, uintptr_t y, int64_t out, int64_t in, int threads) {
   const Matrix w = matrix(words, scale, scale_rows, groups, out, in);
   need(rows > 0, "rows must be positive; rows", rows);
+  need_product("rows x in_features is too large", {rows, in});
+  need_product("rows x out_features is too large", {rows, out});
   need(threads > 0, "threads must be positive; threads", threads);
   need(x != 0 && x % alignof(float) == 0, "bad address of x", int64_t(x));
   need(y != 0 && y % alignof(float) == 0, "bad address of y", int64_t(y));
@@ -48,9 +65,62 @@ void dense(uintptr_t words, uintptr_t scale, int64_t scale_rows, int64_t groups,
   robustq::dense(w, reinterpret_cast<float*>(weight));
 }
 
+robustq::Weights weights(uintptr_t codes, uintptr_t scale, uintptr_t bias, int bits, int64_t groups, int64_t out) {
+  need(bits == 2 || bits == 4, "bits must be 2 or 4; bits", bits);
+  need(out > 0, "out_features must be positive; out_features", out);
+  need(codes != 0, "bad address of the packed codes", int64_t(codes));
+  need(scale % alignof(float) == 0 && scale != 0, "bad address of the scale", int64_t(scale));
+  need(bias % alignof(float) == 0, "bad address of the bias", int64_t(bias));
+  return {reinterpret_cast<const uint8_t*>(codes), reinterpret_cast<const float*>(scale),
+          reinterpret_cast<const float*>(bias), bits, groups, out};
+}
+
+robustq::Activation activation(int planes, bool relu, uintptr_t x, uintptr_t y, int threads) {
+  need(planes == 1 || planes == 2, "planes must be 1 or 2; planes", planes);
+  need(x != 0 && x % alignof(float) == 0, "bad address of x", int64_t(x));
+  need(y != 0 && y % alignof(float) == 0, "bad address of y", int64_t(y));
+  need(threads > 0, "threads must be positive; threads", threads);
+  return {planes, relu};
+}
+
+// x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0
+// -> y (rows, out) f32
+void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, int bits,
+                    int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y, int threads) {
+  need(rows > 0, "rows must be positive; rows", rows);
+  need(in > 0, "in_features must be positive; in_features", in);
+  need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);
+  need_product("in_features x out_features is too large", {out, in});
+  need_product("rows x in_features is too large", {rows, in});
+  need_product("rows x out_features is too large", {rows, out});
+  robustq::integer_linear(weights(codes, scale, bias, bits, groups, out), reinterpret_cast<const float*>(x), rows, in,
+                          activation(planes, relu, x, y, threads), reinterpret_cast<float*>(y), threads);
+}
+
+// x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels rounded up to four),
+// scale (1, out) f32 -> y (batch, out_h, out_w, out) f32
+void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<int64_t> window, uintptr_t codes,
+                         uintptr_t scale, uintptr_t bias, int bits, int64_t out, int planes, bool relu, uintptr_t y,
+                         int threads) {
+  need(shape.size() == 4, "shape must be (batch, height, width, channels); entries", int64_t(shape.size()));
+  need(window.size() == 8, "window must be kernel, stride, padding, dilation; entries", int64_t(window.size()));
+  for (int64_t size : shape) need(size > 0 && size < (int64_t(1) << 31), "a size of x is out of range", size);
+  for (size_t i = 0; i < window.size(); ++i)
+    need(window[i] >= (i / 2 == 2 ? 0 : 1) && window[i] < (int64_t(1) << 31), "a size of the window is out of range",
+         window[i]);
+  need_product("x is too large; values", {shape[0], shape[1] + 2 * window[4], shape[2] + 2 * window[5], shape[3]});
+  need_product("the kernel is too large; values", {out, window[0], window[1], shape[3]});
+  const robustq::Convolution c = {shape[0],  shape[1],  shape[2],  shape[3],  window[0], window[1],
+                                  window[2], window[3], window[4], window[5], window[6], window[7]};
+  need(c.height + 2 * c.pad_h > c.dilation_h * (c.kernel_h - 1), "the kernel is higher than x; height", c.height);
+  need(c.width + 2 * c.pad_w > c.dilation_w * (c.kernel_w - 1), "the kernel is wider than x; width", c.width);
+  robustq::integer_convolution(weights(codes, scale, bias, bits, 1, out), reinterpret_cast<const float*>(x), c,
+                               activation(planes, relu, x, y, threads), reinterpret_cast<float*>(y), threads);
+}
+
 nb::list available() {
   nb::list names;
-  for (int i = 0; i < robustq::isa_count(); ++i) names.append(robustq::isa_at(i).name);
+  for (int i = 0; i < robustq::isa_count(); ++i) names.append(robustq::isa_name(i));
   return names;
 }
 
@@ -58,10 +128,12 @@ nb::list available() {
 
 NB_MODULE(_native, m) {
   m.def("available", &available);
-  m.def("isa", [] { return robustq::isa_current().name; });
+  m.def("isa", [] { return robustq::isa_name(); });
   m.def("use", [](const std::string& name) {
     if (!robustq::isa_use(name.c_str())) throw std::invalid_argument("this processor or build has no '" + name + "'");
   });
   m.def("linear", &linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("dense", &dense, nb::call_guard<nb::gil_scoped_release>());
+  m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());
+  m.def("integer_convolution", &integer_convolution, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -2,24 +2,35 @@
 #include <atomic>
 #include <cstring>
 
+#include "integer.h"
 #include "kernel.h"
 
 namespace robustq {
 namespace {
 
+struct Choice {
+  const char* name;
+  const Isa* isa;
+  const Integer* integer;
+};
+
 struct Available {
-  const Isa* sets[3] = {&scalar_isa, nullptr, nullptr};
+  Choice sets[4] = {{"scalar", &scalar_isa, &scalar_integer}};
   int count = 1;
   Available() {
-#if ROBUSTQ_HAVE_AVX2 || ROBUSTQ_HAVE_AVX512
-    __builtin_cpu_init();
-#endif
 #if ROBUSTQ_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets[count++] = &avx2_isa;
-#endif
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
+    sets[count++] = {"avx2", &avx2_isa, &avx2_integer};
 #if ROBUSTQ_HAVE_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      sets[count++] = &avx512_isa;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl"))
+      return;
+    sets[count++] = {"avx512", &avx512_isa, &avx2_integer};  // without VNNI, twice the width gains little
+#if ROBUSTQ_HAVE_AVX512VNNI
+    if (__builtin_cpu_supports("avx512vnni")) sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer};
+#endif
+#endif
 #endif
   }
 };
@@ -29,22 +40,25 @@ const Available& available() {
   return found;
 }
 
-std::atomic<const Isa*> chosen{nullptr};
+std::atomic<const Choice*> chosen{nullptr};
+
+const Choice& current() {
+  const Choice* choice = chosen.load(std::memory_order_relaxed);
+  return choice ? *choice : available().sets[available().count - 1];
+}
 
 }  // namespace
 
 int isa_count() { return available().count; }
-const Isa& isa_at(int index) { return *available().sets[index]; }
-
-const Isa& isa_current() {
-  const Isa* isa = chosen.load(std::memory_order_relaxed);
-  return isa ? *isa : isa_at(isa_count() - 1);
-}
+const char* isa_name(int index) { return available().sets[index].name; }
+const char* isa_name() { return current().name; }
+const Isa& isa_current() { return *current().isa; }
+const Integer& integer_current() { return *current().integer; }
 
 bool isa_use(const char* name) {
   for (int i = 0; i < isa_count(); ++i)
-    if (std::strcmp(isa_at(i).name, name) == 0) {
-      chosen.store(&isa_at(i), std::memory_order_relaxed);
+    if (std::strcmp(isa_name(i), name) == 0) {
+      chosen.store(&available().sets[i], std::memory_order_relaxed);
       return true;
     }
   return false;

@@ -24,7 +24,6 @@ struct Tile {
 using TileFn = void (*)(const Tile&);
 
 struct Isa {
-  const char* name;
   int max_rows;   // <= kMaxRows
   // tile[r][i]: the kernel for r rows and 2^i blocks, null where the registers do not suffice (never for one block)
   TileFn tile[kMaxRows + 1][4];
@@ -37,9 +36,12 @@ extern const Isa avx2_isa;
 extern const Isa avx512_isa;
 
 // dispatch.cpp
+struct Integer;                       // integer.h
 int isa_count();                      // how many this processor can run
-const Isa& isa_at(int index);         // slowest first
+const char* isa_name(int index);      // slowest first
+const char* isa_name();               // the one in use, as are the next two
 const Isa& isa_current();
+const Integer& integer_current();
 bool isa_use(const char* name);       // false: not compiled in, or not offered by this processor
 
 // linear.cpp

@@ -5,12 +5,10 @@
 // computed; a piece of W is decoded in registers and never written out. Short sums added to y also bound the rounding.
 #include <algorithm>
 #include <cstring>
-#include <exception>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "kernel.h"
+#include "parallel.h"
 
 namespace robustq {
 namespace {
@@ -18,11 +16,6 @@ namespace {
 constexpr int64_t kDepth = 512;                 // columns of a piece
 constexpr int64_t kStride = kDepth + kLanes;    // of the padded copy
 constexpr int64_t kPanel = 240;                 // rows of x in the padded copy: 240 * 528 * 4 B = 507 kB
-constexpr int64_t kThreadWork = int64_t(1) << 24;  // multiply-adds that pay for starting a thread (about 50 us)
-
-struct Range {
-  int64_t first, last;
-};
 
 // Adds one tile's sums over the piece `columns`, scaled, to y, group by group. x[0] is column columns.first, which is a
 // multiple of 16.
@@ -100,34 +93,12 @@ void linear(const Matrix& w, const float* x, int64_t rows, const float* bias, fl
   const Isa& isa = isa_current();
   const int64_t blocks = (w.out + kLanes - 1) / kLanes;
   const int64_t work = rows * w.out * w.in;
-  // Threads live only as long as the call: nothing is left behind that a fork could lose.
-  int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, work / kThreadWork));
+  const int64_t parts = parts_for(work, kThreadWork, threads);
   const bool by_output = blocks >= 8 * parts || blocks >= rows;
-  const int64_t total = by_output ? blocks : rows;
-  parts = std::min(parts, std::max<int64_t>(1, total));
-  std::vector<std::exception_ptr> failed(static_cast<size_t>(parts));
-  auto part = [&](int64_t index) {
-    try {
-      const Range range = {total * index / parts, total * (index + 1) / parts};
-      if (by_output) run(w, isa, x, {0, rows}, range, bias, y);
-      else run(w, isa, x, range, {0, blocks}, bias, y);
-    } catch (...) {
-      failed[size_t(index)] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> workers;
-  workers.reserve(size_t(parts));
-  int64_t started = 1;
-  try {
-    for (; started < parts; ++started) workers.emplace_back(part, started);
-  } catch (const std::system_error&) {
-    // No more threads to be had: this one does the rest.
-  }
-  part(0);
-  for (int64_t index = started; index < parts; ++index) part(index);
-  for (std::thread& worker : workers) worker.join();
-  for (const std::exception_ptr& error : failed)
-    if (error) std::rethrow_exception(error);
+  in_parts(parts, by_output ? blocks : rows, [&](Range range) {
+    if (by_output) run(w, isa, x, {0, rows}, range, bias, y);
+    else run(w, isa, x, range, {0, blocks}, bias, y);
+  });
 }
 
 void dense(const Matrix& w, float* out) {

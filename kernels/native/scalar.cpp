@@ -34,6 +34,6 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
 
 }  // namespace
 
-const Isa scalar_isa = {"scalar", 4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row};
+const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row};
 
 }  // namespace robustq

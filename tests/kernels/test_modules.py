@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustq.kernels import PackedConv2d, PackedLinear, ops, pack_model, reference
+from robustq.kernels.packed import Packed
 
 
 @dataclass
@@ -185,7 +186,7 @@ def test_refusals() -> None:
         pack_model(net, {f"net.{name}": tensor for name, tensor in packed.items()})
     with pytest.raises(ValueError, match=r"'conv.weight' have shape \(20, 27\), .* has \(20, 3, 3, 3\)"):
         pack_model(net, {"conv.weight": ternary((20, 27), 1)})
-    with pytest.raises(ValueError, match="'exact', found 'fast'"):
+    with pytest.raises(ValueError, match="exact, accurate, int8, found 'fast'"):
         pack_model(net, packed, mode="fast")
     codes = packed["head.weight"].codes.clone()
     codes[3, 4] = -3
@@ -219,3 +220,88 @@ def test_compiles_without_a_graph_break() -> None:
     x = torch.rand(2, 3, 12, 12)
     compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
     assert far(compiled(x), net(x)) <= 1e-5
+
+
+LIMITS = {"accurate": 5e-4, "int8": 6e-2}  # three layers' rounding, relative to the largest output
+
+
+@pytest.mark.parametrize("mode", ["accurate", "int8"])
+def test_integer_modes_stay_near_the_dequantized_network(mode: str) -> None:
+    net, packed = network()
+    small = pack_model(net, packed, mode=mode)
+    x = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    assert far(small(x), net(x)) <= LIMITS[mode]
+    modes = {name: layer.mode for name, layer in small.named_modules() if isinstance(layer, Packed)}
+    # Scale groups, channel groups and circular padding are for the exact mode alone.
+    assert modes == {"conv": "exact", "deep": "exact", "wrap": "exact", "head": mode}
+    file = io.BytesIO()
+    torch.save(small.state_dict(), file)
+    file.seek(0)
+    other = pack_model(net, {name: ternary(t.codes.shape, 9, *t.scale.shape[::-1]) for name, t in packed.items()}, mode)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), other, small.double().float()):
+        assert torch.equal(twin(x), small(x))
+    assert small.get_submodule("head").scale.dtype == torch.float32
+    assert small.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def plain(bits: int) -> tuple[nn.Sequential, dict[str, Codes]]:
+    """Convolutions that the integer modes cover, with a linear head."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 18, 3, padding=1), nn.ReLU(), nn.Conv2d(18, 40, 1, stride=2, bias=False), nn.Flatten()
+    )
+    net.append(nn.Linear(40 * 16, 10)).eval()
+    packed = {"0.weight": ternary((18, 3, 3, 3), 1), "2.weight": ternary((40, 18, 1, 1), 2, rows=1)}
+    packed["4.weight"] = ternary((10, 640), 3, groups=5)
+    for tensor in packed.values() if bits == 4 else ():
+        tensor.levels = 7
+        tensor.codes = (tensor.codes * 5 + 2).to(torch.int8)
+    net.load_state_dict({k: v.dense() for k, v in packed.items()}, strict=False)
+    return net, packed
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("mode", ["accurate", "int8"])
+def test_integer_convolutions(mode: str, bits: int) -> None:
+    net, packed = plain(bits)
+    small = pack_model(net, packed, mode=mode)
+    assert [(layer.mode, layer.bits) for layer in small.children() if isinstance(layer, Packed)] == 3 * [(mode, bits)]
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    assert far(small(x), net(x)) <= LIMITS[mode]
+    compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), small(x))
+    assert torch.equal(torch.export.export(small, (x,)).module()(x), small(x))
+    grads = []
+    for model in (net, small):
+        leaf = x.clone().requires_grad_()
+        model.get_submodule("0")(leaf).square().sum().backward()
+        grads.append(leaf.grad)
+    assert far(grads[1], grads[0]) <= LIMITS[mode]
+    first = small.get_submodule("0")
+    assert isinstance(first, PackedConv2d)
+    assert torch.equal(first.weight, packed["0.weight"].dense())
+    assert first(x).is_contiguous()
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert first(last).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(first(last), first(x))
+    assert torch.equal(first(x[0]), first(x[:1])[0])
+
+
+def test_integer_refusals() -> None:
+    codes, scale = torch.zeros(8, 4, 3, 3, dtype=torch.int8), torch.ones(8, 1)
+    for like in (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(4, 8, 3, padding="same")):
+        with pytest.raises(ValueError, match="one group of channels and of scales and numeric padding"):
+            PackedConv2d(codes, scale, None, like, mode="int8")
+    layer = PackedConv2d(codes, scale, None, nn.Conv2d(4, 8, 3), mode="int8")
+    with pytest.raises(ValueError, match=r"\(n, 4, height, width\), found \(2, 3, 5, 5\)"):
+        layer(torch.zeros(2, 3, 5, 5))
+    with pytest.raises(ValueError, match="ternary codes of 2 bits, found 4 bits"):
+        PackedLinear(codes.view(8, 36), scale, bits=4)
+    good = layer.state_dict()
+    bad = {**good, "packed": good["packed"].clone()}
+    bad["packed"][0, 0, 0] = 0b01010111
+    with pytest.raises(RuntimeError, match="1 of 288 codes hold the bit pattern 11"):
+        layer.load_state_dict(bad)
+    with pytest.raises(RuntimeError, match=r"packed must be uint8, found torch.float32"):
+        layer.load_state_dict({**good, "packed": good["packed"].float()})

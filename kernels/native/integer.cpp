@@ -1,0 +1,264 @@
+// Layers on integer activations: rounding of the activations, the columns in pieces, tiles, threads.
+//
+// y = act(sum over pieces of columns of weight scale * row scale * (integer sum) + bias). A piece ends where a group
+// ends, and after kMaxSteps, so that sums fit 32 bits and a decoded block (256 kB) the second-level cache.
+#include "integer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernel.h"
+#include "parallel.h"
+
+namespace robustq {
+namespace {
+
+constexpr int64_t kPanelBytes = 512 * 1024;  // activations of a panel of rows, in the second-level cache
+constexpr int64_t kPanelPositions = 512;     // of a convolution's output in a panel; they share activations
+constexpr int64_t kDecodePlanes = 24;        // from so many planes of rows on, blocks are decoded first
+constexpr int64_t kRoundWork = int64_t(1) << 19;  // activations whose rounding pays for starting a thread
+
+struct Free {
+  void operator()(void* at) const { ::operator delete(at, std::align_val_t(64)); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Free>;
+
+template <class T>
+Buffer<T> buffer(int64_t count) {  // not initialised
+  return Buffer<T>(static_cast<T*>(::operator new(size_t(count) * sizeof(T), std::align_val_t(64))));
+}
+
+struct Piece {
+  int64_t first, count;  // segments
+  int64_t step, steps;   // of the codes
+  int64_t group;
+};
+
+struct Plan {
+  std::vector<Segment> segments;
+  std::vector<Piece> pieces;
+  int64_t steps = 0;
+
+  void add(int64_t offset, int64_t count, int64_t group) {
+    while (count > 0) {
+      if (pieces.empty() || pieces.back().group != group || pieces.back().steps == kMaxSteps)
+        pieces.push_back({int64_t(segments.size()), 0, steps, 0, group});
+      Piece& piece = pieces.back();
+      const int64_t part = std::min(count, kMaxSteps - piece.steps);
+      segments.push_back({offset, part});
+      piece.count += 1;
+      piece.steps += part;
+      steps += part;
+      offset += 4 * part;
+      count -= part;
+    }
+  }
+};
+
+// Some rows of the layer's input, each one or two planes of int8, and where their outputs go.
+struct Panel {
+  int planes = 1;
+  bool decoded = false;              // activations are stored plus 128, for decoded weights
+  std::vector<const int8_t*> plane;  // [row][plane]
+  std::vector<int32_t> excess;       // [piece][row][plane], unless decoded
+  std::vector<float> scale;          // [row]
+  std::vector<float*> y;             // [row]
+};
+
+int most_planes(const IntegerTileFn (&tile)[kMaxPlanes + 1]) {
+  int most = kMaxPlanes;
+  while (!tile[most]) --most;
+  return most;
+}
+
+void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range blocks, bool relu, uint8_t* decoded) {
+  const Integer& isa = integer_current();
+  const int64_t rows = int64_t(panel.scale.size());
+  const int kind = panel.decoded ? 2 : w.bits == 2 ? 0 : 1;
+  int32_t sum[kMaxPlanes * kOutputs];
+  int32_t excess[kOutputs];
+  float* y[kMaxPlanes];
+  for (int64_t block = blocks.first; block < blocks.last; ++block) {
+    const int64_t output = block * kOutputs;
+    const int outputs = int(std::min<int64_t>(kOutputs, w.out - output));
+    const int width = outputs > 32 ? 2 : outputs > 16 ? 1 : 0;
+    const auto& tile = isa.tile[kind][width];
+    const int64_t most = most_planes(tile) / panel.planes;
+    const int64_t tiles = (rows + most - 1) / most;
+    for (size_t p = 0; p < plan.pieces.size(); ++p) {
+      const Piece& piece = plan.pieces[p];
+      const uint8_t* codes = w.codes + (block * plan.steps + piece.step) * 32 * w.bits;
+      if (panel.decoded) {
+        isa.decode[w.bits / 4](codes, piece.steps, decoded, excess);
+        codes = decoded;
+      }
+      for (int64_t t = 0; t < tiles; ++t) {  // even tiles: 16 rows are 6 + 5 + 5, not 6 + 6 + 4
+        const int64_t row = rows * t / tiles;
+        const int count = int(rows * (t + 1) / tiles - row);
+        const int64_t first = row * panel.planes;
+        tile[count * panel.planes]({&panel.plane[size_t(first)], &plan.segments[size_t(piece.first)], piece.count, codes, sum});
+        for (int r = 0; r < count; ++r) y[r] = panel.y[size_t(row + r)] + output;
+        isa.finish({sum, panel.decoded ? nullptr : &panel.excess[p * panel.plane.size() + size_t(first)],
+                    panel.decoded ? excess : nullptr, &panel.scale[size_t(row)],
+                    w.scale + piece.group * w.out + output, w.bias ? w.bias + output : nullptr, y, panel.planes, count,
+                    outputs, p == 0, relu && p + 1 == plan.pieces.size()});
+      }
+    }
+  }
+}
+
+// The scale of n activations and its inverse; NaN where one of them is NaN or infinite.
+struct RowScale {
+  float scale, factor;
+};
+RowScale row_scale(const Integer& isa, const float* x, int64_t n, int planes) {
+  const float levels = planes == 2 ? 32512.0f : 127.0f;
+  const uint32_t bits = isa.magnitude(x, n);
+  float most;
+  std::memcpy(&most, &bits, sizeof most);
+  if (bits >= 0x7f800000u) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
+  // Below that the inverse would overflow: such a row is zero as far as float32 sums go.
+  if (most < 1e-30f) return {0.0f, 0.0f};
+  return {most / levels, levels / most};
+}
+
+int64_t blocks_of(const Weights& w) { return (w.out + kOutputs - 1) / kOutputs; }
+
+}  // namespace
+
+void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, Activation mode, float* y,
+                    int threads) {
+  const Integer& isa = integer_current();
+  const int64_t width = (in + w.groups - 1) / w.groups;
+  Plan plan;
+  for (int64_t group = 0; group * width < in; ++group)
+    plan.add(4 * plan.steps, (std::min(width, in - group * width) + 3) / 4, group);
+  const int64_t pieces = int64_t(plan.pieces.size());
+  const bool decoded = rows * mode.planes >= kDecodePlanes;
+  const int64_t plane_bytes = (4 * plan.steps + 127) / 64 * 64;  // never a power of two, whose rows share cache sets
+  const int64_t row_bytes = mode.planes * plane_bytes;
+  Buffer<int8_t> q = buffer<int8_t>(rows * row_bytes);
+  Buffer<float> scale = buffer<float>(rows);
+  Buffer<int32_t> sums = buffer<int32_t>(decoded ? 1 : rows * mode.planes * pieces);
+  const int64_t zero = w.bits == 2 ? 1 : 8;
+
+  in_parts(parts_for(rows * in, kRoundWork, threads), rows, [&](Range range) {
+    for (int64_t r = range.first; r < range.last; ++r) {
+      const RowScale s = row_scale(isa, x + r * in, in, mode.planes);
+      scale[size_t(r)] = s.scale;
+      int8_t* high = q.get() + r * row_bytes;
+      int8_t* low = mode.planes == 2 ? high + plane_bytes : nullptr;
+      int64_t at = 0;
+      for (int64_t k = 0; k < in; k += width) {
+        const int64_t count = std::min(width, in - k), padding = -count & 3;
+        if (s.factor != 0.0f) {
+          isa.quantize(x + r * in + k, count, s.factor, decoded ? 128 : 0, high + at, low ? low + at : nullptr);
+        } else {
+          std::memset(high + at, decoded ? -128 : 0, size_t(count));
+          if (low) std::memset(low + at, decoded ? -128 : 0, size_t(count));
+        }
+        std::memset(high + at + count, decoded ? -128 : 0, size_t(padding));
+        if (low) std::memset(low + at + count, decoded ? -128 : 0, size_t(padding));
+        at += count + padding;
+      }
+      if (decoded) continue;
+      for (int64_t p = 0; p < pieces; ++p)
+        for (int plane = 0; plane < mode.planes; ++plane)
+          sums[size_t((p * rows + r) * mode.planes + plane)] =
+              int32_t(zero) * isa.total(high + plane * plane_bytes + 4 * plan.pieces[size_t(p)].step,
+                                        4 * plan.pieces[size_t(p)].steps);
+    }
+  });
+
+  const int64_t blocks = blocks_of(w);
+  const int64_t parts = parts_for(rows * w.out * in, 4 * kThreadWork, threads);
+  const bool by_output = blocks >= 4 * parts || blocks >= rows;
+  const int64_t most = std::max<int64_t>(kMaxPlanes, kPanelBytes / row_bytes);
+  in_parts(parts, by_output ? blocks : rows, [&](Range range) {
+    const Range mine = by_output ? Range{0, rows} : range;
+    Buffer<uint8_t> block = buffer<uint8_t>(decoded ? std::min(kMaxSteps, plan.steps) * kDecodedStep : 1);
+    for (int64_t first = mine.first; first < mine.last; first += most) {
+      const int64_t last = std::min(mine.last, first + most);
+      Panel panel;
+      panel.planes = mode.planes;
+      panel.decoded = decoded;
+      for (int64_t r = first; r < last; ++r) {
+        for (int plane = 0; plane < mode.planes; ++plane)
+          panel.plane.push_back(q.get() + r * row_bytes + plane * plane_bytes);
+        panel.scale.push_back(scale[size_t(r)]);
+        panel.y.push_back(y + r * w.out);
+      }
+      if (!decoded)
+        for (int64_t p = 0; p < pieces; ++p)
+          panel.excess.insert(panel.excess.end(), &sums[size_t((p * rows + first) * mode.planes)],
+                              &sums[size_t((p * rows + last - 1) * mode.planes)] + mode.planes);
+      multiply(w, plan, panel, by_output ? range : Range{0, blocks}, mode.relu, block.get());
+    }
+  });
+}
+
+void integer_convolution(const Weights& w, const float* x, const Convolution& c, Activation mode, float* y,
+                         int threads) {
+  const Integer& isa = integer_current();
+  const int64_t channels = (c.channels + 3) / 4 * 4;
+  const int64_t padded_h = c.height + 2 * c.pad_h, padded_w = c.width + 2 * c.pad_w;
+  const int64_t line = padded_w * channels;
+  const int64_t plane_bytes = (padded_h * line + 127) / 64 * 64, sample_bytes = mode.planes * plane_bytes;
+  Plan plan;
+  for (int64_t h = 0; h < c.kernel_h; ++h) {
+    if (c.dilation_w == 1) plan.add(h * c.dilation_h * line, c.kernel_w * channels / 4, 0);
+    else
+      for (int64_t v = 0; v < c.kernel_w; ++v)
+        plan.add(h * c.dilation_h * line + v * c.dilation_w * channels, channels / 4, 0);
+  }
+  Buffer<int8_t> q = buffer<int8_t>(c.batch * sample_bytes);
+  Buffer<float> scale = buffer<float>(c.batch);
+  const int64_t sample = c.height * c.width * c.channels;
+
+  in_parts(parts_for(c.batch * sample, kRoundWork, threads), c.batch, [&](Range range) {
+    for (int64_t n = range.first; n < range.last; ++n) {
+      const RowScale s = row_scale(isa, x + n * sample, sample, mode.planes);
+      scale[size_t(n)] = s.scale;
+      int8_t* high = q.get() + n * sample_bytes;
+      std::memset(high, -128, size_t(sample_bytes));  // 0, plus 128: the padding
+      if (s.factor == 0.0f) continue;
+      for (int64_t h = 0; h < c.height; ++h) {
+        const float* from = x + n * sample + h * c.width * c.channels;
+        int8_t* to = high + (h + c.pad_h) * line + c.pad_w * channels;
+        const bool dense = channels == c.channels;
+        const int64_t count = dense ? c.width * channels : c.channels;
+        for (int64_t v = 0; v < (dense ? 1 : c.width); ++v, from += count, to += channels)
+          isa.quantize(from, count, s.factor, 128, to, mode.planes == 2 ? to + plane_bytes : nullptr);
+      }
+    }
+  });
+
+  const int64_t out_h = c.out_height(), out_w = c.out_width(), positions = out_h * out_w;
+  const int64_t parts = parts_for(c.batch * positions * w.out * plan.steps * 4, 4 * kThreadWork, threads);
+  const int64_t blocks = blocks_of(w), total = c.batch * positions;
+  const bool by_output = blocks >= 4 * parts && total < parts * kPanelPositions;
+  in_parts(parts, by_output ? blocks : total, [&](Range range) {
+    const Range mine = by_output ? Range{0, total} : range;
+    Buffer<uint8_t> block = buffer<uint8_t>(std::min(kMaxSteps, plan.steps) * kDecodedStep);
+    for (int64_t first = mine.first; first < mine.last; first += kPanelPositions) {
+      Panel panel;
+      panel.planes = mode.planes;
+      panel.decoded = true;
+      for (int64_t at = first; at < std::min(mine.last, first + kPanelPositions); ++at) {
+        const int64_t n = at / positions, h = at % positions / out_w, v = at % positions % out_w;
+        const int8_t* high = q.get() + n * sample_bytes + h * c.stride_h * line + v * c.stride_w * channels;
+        for (int plane = 0; plane < mode.planes; ++plane) panel.plane.push_back(high + plane * plane_bytes);
+        panel.scale.push_back(scale[size_t(n)]);
+        panel.y.push_back(y + at * w.out);
+      }
+      multiply(w, plan, panel, by_output ? range : Range{0, blocks}, mode.relu, block.get());
+    }
+  });
+}
+
+}  // namespace robustq

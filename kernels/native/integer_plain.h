@@ -1,0 +1,82 @@
+// The parts of an integer kernel that a compiler vectorises by itself, compiled once for each instruction set. All is
+// static: no copy of it can end up as the one that another instruction set's file uses.
+#pragma once
+#include <cstring>
+
+#include "integer.h"
+
+namespace robustq {
+namespace {
+
+// The bits of a float without its sign are ordered like its magnitude, and integers have a maximum that vectorises.
+uint32_t magnitude(const float* x, int64_t n) {
+  int32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  return uint32_t(most);
+}
+
+// Adding 1.5 * 2^23 leaves the nearest integer (ties to even) in the low bits.
+inline int32_t nearest(float value) {
+  const float shifted = value + 12582912.0f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return bits - 0x4b400000;
+}
+
+void quantize(const float* x, int64_t n, float factor, int offset, int8_t* high, int8_t* low) {
+  if (!low) {
+    for (int64_t i = 0; i < n; ++i) high[i] = int8_t(nearest(x[i] * factor) + offset);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t q = nearest(x[i] * factor);
+    const int32_t h = (q + 128) >> 8;
+    high[i] = int8_t(h + offset);
+    low[i] = int8_t(q - 256 * h + offset);
+  }
+}
+
+int32_t total(const int8_t* x, int64_t n) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+// Excess: of output i, or of the row.
+template <bool PerOutput>
+inline void finish_row(const Finish& f, int row) {
+  float* y = f.y[row];
+  const float scale = f.row_scale[row];
+  const int32_t* sum = f.sum + row * f.planes * kOutputs;
+  const int32_t* excess = PerOutput ? f.excess : f.row_excess + row * f.planes;
+  if (f.first && f.bias)
+    std::memcpy(y, f.bias, size_t(f.outputs) * sizeof(float));
+  else if (f.first)
+    std::memset(y, 0, size_t(f.outputs) * sizeof(float));
+  if (f.planes == 1) {
+    for (int i = 0; i < f.outputs; ++i) y[i] += f.weight_scale[i] * scale * float(sum[i] - excess[PerOutput ? i : 0]);
+  } else {
+    for (int i = 0; i < f.outputs; ++i) {
+      const float high = float(sum[i] - excess[PerOutput ? i : 0]);
+      const float low = float(sum[kOutputs + i] - excess[PerOutput ? i : 1]);
+      y[i] += f.weight_scale[i] * scale * (256.0f * high + low);
+    }
+  }
+  if (f.relu)
+    for (int i = 0; i < f.outputs; ++i) y[i] = y[i] < 0.0f ? 0.0f : y[i];  // NaN stays
+}
+
+void finish(const Finish& f) {
+  for (int row = 0; row < f.rows; ++row) {
+    if (f.excess) finish_row<true>(f, row);
+    else finish_row<false>(f, row);
+  }
+}
+
+}  // namespace
+}  // namespace robustq

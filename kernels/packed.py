@@ -1,0 +1,124 @@
+"""What packed layers share: codes in the format of the mode, the scale, the bias, and loading with a look at the codes.
+
+| mode       | format                          | activations                                  |
+|------------|---------------------------------|----------------------------------------------|
+| "exact"    | reference.py, ternary codes     | float32                                      |
+| "accurate" | lowbit.py, codes of 2 or 4 bits | 16 bits, one scale a row (image: a sample)   |
+| "int8"     | lowbit.py, codes of 2 or 4 bits | 8 bits, one scale a row (image: a sample)    |
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import lowbit, ops, reference
+
+MODES = ("exact", *lowbit.LEVELS)
+
+
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"the mode of a packed layer is one of {', '.join(MODES)}, found {mode!r}")
+
+
+class Packed(nn.Module):
+    """A weight of any shape as packed codes of a matrix (rows = first axis), with scale and bias.
+
+    packed  buffer: int32 in mode "exact", uint8 else
+    scale   buffer: floating (1 or rows, groups) in mode "exact", float32 (groups, rows) else
+    bias    (rows,) parameter or None
+    `.to(dtype)` and `.half()` convert the bias like any weight, and the scale in mode "exact"; the codes stay.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, codes: Tensor, scale: Tensor, bias: Tensor | None = None, mode: str = "exact", bits: int = 2
+    ) -> None:
+        super().__init__()
+        check_mode(mode)
+        lowbit.check_bits(bits)
+        if mode == "exact" and bits != 2:
+            raise ValueError(f"mode 'exact' runs from ternary codes of 2 bits, found {bits} bits")
+        rows = codes.shape[0] if codes.dim() else 0
+        self.mode, self.bits = mode, bits
+        self.weight_shape = tuple(codes.shape)
+        self.matrix = (rows, codes.numel() // max(rows, 1))
+        self.groups_of_row = scale.shape[1] if scale.dim() == 2 else 0
+        if min(self.matrix) < 1:
+            raise ValueError(f"rows and columns must be positive, found {rows} and {self.matrix[1]}")
+        reference.check_scale(scale, *self.matrix)
+        if bias is not None and tuple(bias.shape) != (rows,):
+            raise ValueError(f"the bias must have shape ({rows},), found {tuple(bias.shape)}")
+        self.register_buffer("packed", self.encode(codes))
+        if mode == "exact":
+            kept = scale.detach().to(reference.sum_dtype(scale.dtype), copy=True)
+        else:
+            kept = scale.detach().float().expand(rows, -1).T.contiguous()
+        self.register_buffer("scale", kept)
+        own = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        self.register_parameter("bias", own)
+
+    def encode(self, codes: Tensor) -> Tensor:
+        flat = codes.reshape(self.matrix)
+        return reference.pack(flat) if self.mode == "exact" else lowbit.pack(flat, self.bits, self.groups_of_row)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight these codes stand for, decoded anew at each access: float32 (float64 if the scale is)."""
+        if self.mode == "exact":
+            return ops.ternary_dense(self.packed, self.scale, *self.matrix).view(self.weight_shape)
+        return self.decode()
+
+    def decode(self) -> Tensor:
+        """The weight of a mode that is not "exact"."""
+        return lowbit.dense(self.packed, self.scale, self.bits, self.matrix[1]).view(self.weight_shape)
+
+    def corrupt(self, found: Tensor) -> str | None:
+        """What is wrong with codes of the right shape, or None."""
+        if found.dtype != self.packed.dtype:
+            return f"must be {str(self.packed.dtype).removeprefix('torch.')}, found {found.dtype}"
+        if self.mode == "exact":
+            wrong, pattern = reference.corrupt(found, *self.matrix), "10"
+        else:
+            columns = self.columns()
+            codes = lowbit.decode(found, self.bits, self.matrix[0], columns, self.groups_of_row)
+            wrong = int((codes.abs() > lowbit.HIGHEST[self.bits]).sum())
+            pattern = "11" if self.bits == 2 else "0000"
+        return f"{wrong} of {math.prod(self.matrix)} codes hold the bit pattern {pattern}" if wrong else None
+
+    def columns(self) -> int:
+        """Columns of the packed matrix."""
+        return self.matrix[1]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
+        super()._apply(fn, recurse)
+        if self.mode != "exact":
+            self.scale = self.scale.float()  # the integer kernels take no other
+        return self
+
+    def extra_repr(self) -> str:
+        shape = " x ".join(map(str, self.weight_shape))
+        kind = "ternary" if self.bits == 2 else f"{self.bits}-bit"
+        return f"{kind} {shape}, scale {tuple(self.scale.shape)}, bias={self.bias is not None}, mode={self.mode}"
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        found = state_dict.get(f"{prefix}packed")
+        if found is not None and found.shape == self.packed.shape and (wrong := self.corrupt(found)):
+            error_msgs.append(f"{prefix}packed{':' if 'codes' in wrong else ''} {wrong}")  # torch reports the rest
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
