@@ -42,7 +42,7 @@ def attack(
         if path not in (None, "-"):
             check_output(path, job.force)
     if out == "-":
-        streams.check_binary_output(job.json)
+        streams.check_binary_output(job.printed)
     execution.use(recipe.run)
     checkpoint = load(streams.source(file), trust_pickle=model.trust_pickle)
     with job.progress() as on_event:

@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from .options import AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions, grouped, to_recipe
+from .options import (
+    AttackOptions,
+    DataOptions,
+    DocumentOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+    grouped,
+    to_recipe,
+)
 from .run import Run
 
 PANEL = "Gates: exit status 1 when missed"
@@ -18,6 +27,7 @@ def benchmark(
     attack: AttackOptions,
     run: RunOptions,
     output: OutputOptions,
+    documents: DocumentOptions,
     files: Annotated[
         list[str] | None,
         typer.Argument(help="Checkpoints, or `-`; without any, the bundled models.", metavar="MODEL"),
@@ -55,7 +65,7 @@ def benchmark(
     from . import render, streams
 
     job: Run = ctx.obj
-    report = job.start("benchmark", output, render.benchmark, report_to=out)
+    report = job.start("benchmark", output, render.benchmark, {"json": out, **vars(documents)})
     gates = Gates.parse(min_acc, min_robust_acc, max_drop, max_bytes)
     recipe = to_recipe(run, model, data, attack)
     streams.once(files or [])

@@ -7,6 +7,7 @@ import typer
 from .options import (
     AttackOptions,
     DataOptions,
+    DocumentOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -29,6 +30,7 @@ def compress(
     attack: AttackOptions,
     run: RunOptions,
     output: OutputOptions,
+    documents: DocumentOptions,
     bits: Annotated[
         int | None,
         typer.Option(help="1 binary, 2 ternary, 3, 4 (15 levels), 8.", metavar="1|2|3|4|8", rich_help_panel=PANEL),
@@ -69,7 +71,7 @@ def compress(
     from . import flags, render, results, streams
 
     job: Run = ctx.obj
-    report = job.start("compress", output, render.compress)
+    report = job.start("compress", output, render.compress, vars(documents))
     recipe = to_recipe(run, model, data, attack, train, inner=True)
     recipe = flags.with_compression(recipe, bits, method, group, sparsity, block_size)
     recipe = flags.keeping(recipe, keep_fp)

@@ -43,7 +43,7 @@ def export(
     formats = flags.formats(to)
     options = flags.exporter_options(formats, option or [])
     if out == "-":
-        streams.check_binary_output(job.json)
+        streams.check_binary_output(job.printed)
     execution.use(recipe.run)
     checkpoint = load(streams.source(file), trust_pickle=model.trust_pickle)
     classifier = build(checkpoint, recipe) if exporting.need_class(formats) else None

@@ -169,6 +169,16 @@ class OutputOptions:
     ] = 0
 
 
+@dataclass(kw_only=True)
+class DocumentOptions:
+    """The report as documents for people."""
+
+    markdown: Annotated[
+        str | None,
+        _option("--markdown", help="Write the report as Markdown; `-` prints it.", panel="Output", metavar="FILE"),
+    ] = None
+
+
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
     """The function with its group parameters spread into the groups' fields."""
     hints = typing.get_type_hints(function, include_extras=True)

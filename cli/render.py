@@ -7,12 +7,13 @@ from rich.console import Console
 
 from robustq.core.report import Report
 
-from .tables import NONE, accuracy, figure, percent, radius, shape, size, table
+from . import grids
+from .phrases import images, setting, threat
+from .tables import NONE, accuracy, drawn, figure, percent, size, table
 from .text import visible
 
 MANY_LAYERS, WORST = 20, 10  # from how many layers on only the worst are shown, unless -v is given
 LAST_EPOCHS = 10
-NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
 def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
@@ -20,29 +21,10 @@ def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
     content = report.content
     models: Sequence[Mapping[str, Any]] = content.get("models", ())
     if "data" in content:
-        seed = (report.recipe.get("run") or {}).get("seed", 0)
-        setting = [images(content["data"]), *(threat(n, t) for n, t in content["threat"].items()), f"seed {seed}"]
-        console.print("; ".join(setting))
+        console.print(visible("; ".join(setting(content, report.recipe))))
     if not models:
         return
-    attacks, several = list(content["threat"]), len(content["threat"]) > 1
-    channels = any(model["channel_sparsity"] for model in models)
-    columns = ["model", "clean", *attacks, *(["worst case"] if several else []), "size", "bits/weight", "zeros"]
-    shown = table(*columns, *(["zero channels"] if channels else []), "latency ms")
-    for model in models:
-        found = [accuracy(model["attacks"].get(name)) for name in attacks]
-        shown.add_row(
-            visible(model["name"]) + ("" if model["complete"] else " (unfinished)"),
-            accuracy(model["clean"]),
-            *found,
-            *([accuracy(model["worst_case"])] if several else []),
-            size(model["bytes"]),
-            figure(model["bits_per_weight"]),
-            percent(model["sparsity"]),
-            *([percent(model["channel_sparsity"])] if channels else []),
-            figure(model["latency_ms"]),
-        )
-    console.print(shown)
+    console.print(drawn(grids.models(content)))
     for model in models:
         _details(model, console, verbose)
     for name, baseline in (content.get("baseline") or {}).items():
@@ -79,7 +61,7 @@ def compress(report: Report, console: Console, verbose: int = 0) -> None:
         console.print(f"kept as fp16: {', '.join(half)}" if half else "kept as fp16: none")
     if measured := content.get("accuracy"):
         before, after = accuracy(measured["before"]), accuracy(measured["after"])
-        console.print(f"accuracy on {images(measured['data'])}: {before} before, {after} after")
+        console.print(f"accuracy on {visible(images(measured['data']))}: {before} before, {after} after")
     _totals(content, console)
 
 
@@ -94,24 +76,7 @@ def _layers(layers: Sequence[Mapping[str, Any]], console: Console, verbose: int)
         worst = sorted(layers, key=lambda layer: -layer["relative_error"])[:WORST]
         chosen = [layer for layer in layers if layer in worst]
         console.print(f"the {WORST} of {len(layers)} layers that changed most (-v shows all):")
-    energy = any("energy" in layer for layer in chosen)
-    shown = table(
-        "layer", "shape", "stored as", "bits", "relative error", "zeros", *(["energy"] if energy else []), left=3
-    )
-    for layer in chosen:
-        count = 1
-        for side in layer["shape"]:
-            count *= side
-        shown.add_row(
-            visible(layer["name"]),
-            shape(layer["shape"]),
-            layer["scheme"],
-            str(layer["bits"]),
-            f"{layer['relative_error']:.4f}",
-            percent(layer["zeros"] / count if count else None),
-            *([percent(layer.get("energy"))] if energy else []),
-        )
-    console.print(shown)
+    console.print(drawn(grids.layers(chosen)))
 
 
 def _totals(content: Mapping[str, Any], console: Console) -> None:
@@ -139,19 +104,7 @@ def _history(content: Mapping[str, Any], console: Console, verbose: int) -> None
     if not history:
         return
     chosen = (content.get("validation") or {}).get("epoch")
-    robust = any(entry["robust"] for entry in history)
-    shown = table("epoch", "loss", "learning rate", "clean", *(["robust"] if robust else []), "seconds", "")
-    for entry in history if verbose else history[-LAST_EPOCHS:]:
-        shown.add_row(
-            str(entry["epoch"]),
-            f"{entry['loss']:.4f}",
-            f"{entry['lr']:.3g}",
-            accuracy(entry["clean"]),
-            *([accuracy(entry["robust"])] if robust else []),
-            f"{entry['seconds']:.1f}",
-            "chosen" if entry["epoch"] == chosen else "",
-        )
-    console.print(shown)
+    console.print(drawn(grids.epochs(history if verbose else history[-LAST_EPOCHS:], chosen)))
     if chosen is not None:
         console.print(f"epoch {chosen} of {len(history)} was chosen by its accuracy on the validation images")
 
@@ -159,7 +112,7 @@ def _history(content: Mapping[str, Any], console: Console, verbose: int) -> None
 def attack(report: Report, console: Console, verbose: int = 0) -> None:
     """How many images were fooled, and by how much they were moved."""
     content = report.content
-    console.print(f"{images(content['data'])}; {threat(content['threat']['name'].lower(), content['threat'])}")
+    console.print(f"{visible(images(content['data']))}; {threat(content['threat']['name'].lower(), content['threat'])}")
     shown = table("model", "clean", "robust", "fooled", "largest norm", "median norm")
     norms = content["norms"] or {}
     shown.add_row(
@@ -188,19 +141,3 @@ def export(report: Report, console: Console, verbose: int = 0) -> None:
             NONE if error is None else f"{error:.2g}",
         )
     console.print(shown)
-
-
-def images(data: Mapping[str, Any]) -> str:
-    """`fashion-mini test, 1,000 images`."""
-    return f"{visible(data['name'])} {data['split']}, {data['n']:,} images"
-
-
-def threat(label: str, found: Mapping[str, Any]) -> str:
-    """`pgd: L-inf radius 0.1, 40 steps, 1 restart`."""
-    parts = [f"{NORMS.get(found['norm'], found['norm'])} radius {radius(found['radius'])}"]
-    options = found["options"]
-    for name in ("steps", "restarts"):
-        if name in options:
-            parts.append(f"{options[name]} {name if options[name] != 1 else name[:-1]}")
-    parts += [f"{options['loss']} loss"] if options.get("loss", "ce") != "ce" else []
-    return f"{label}: {', '.join(parts + ['targeted'] * bool(options.get('targeted')))}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import streams
+from . import documents, streams
 
 if TYPE_CHECKING:
     from robustq.core.recipe import Recipe
@@ -19,10 +19,11 @@ def place(source: str, out: str | None, run: "Run") -> Path | None:
     """The file to write, checked before any work is done; None is standard output."""
     from robustq.core.files import check_output
 
-    if out == "-" or (out is None and streams.is_pipe() and not run.json):
-        streams.check_binary_output(run.json)
+    if out == "-" or (out is None and streams.is_pipe() and not run.printed):
+        streams.check_binary_output(run.printed)
         return None
     path = Path(out) if out is not None else Path(stem(source) + ENDING)
+    documents.distinct(run.documents, str(path))
     check_output(path, run.force)
     return path
 

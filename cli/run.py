@@ -4,7 +4,7 @@ Standard output carries data, JSON or a listing that was asked for; everything f
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,21 +28,29 @@ class Run:
     force: bool = False
     quiet: bool = False
     verbose: int = 0
-    out: str | None = None  # where the report is written as well; "-" is standard output
+    printed: str | None = None  # the kind of document that goes to standard output
+    documents: dict[str, str] = field(default_factory=dict)  # kind of document -> the file it is written to
     report: Report = field(default_factory=lambda: Report("robustq"))
     render: Renderer | None = None
     silent: bool = False  # nothing is to be reported: help or a version was asked for
 
-    def start(self, command: str, output: Any, render: Renderer | None = None, report_to: str | None = None) -> Report:
-        """Take the output options of a command; refuses a report file that exists before any work is done."""
-        self.report = Report(command)
-        self.json, self.force = output.json or report_to == "-", output.force
-        self.quiet, self.verbose, self.render = output.quiet, output.verbose, render
-        if report_to not in (None, "-"):
-            from robustq.core.files import check_output
+    def start(
+        self,
+        command: str,
+        output: Any,
+        render: Renderer | None = None,
+        documents: Mapping[str, str | None] | None = None,
+    ) -> Report:
+        """Take the output options of a command; refuses a document that exists before any work is done.
 
-            check_output(report_to, self.force)
-            self.out = report_to
+        documents {kind in `documents.KINDS`: file}; "-" is standard output, which takes one of them.
+        """
+        from . import documents as written
+
+        self.report = Report(command)
+        self.force, self.quiet, self.verbose, self.render = output.force, output.quiet, output.verbose, render
+        self.printed, self.documents = written.placed(documents or {}, output.json, self.force)
+        self.json = self.printed == "json"
         return self.report
 
     def say(self, text: str) -> None:
@@ -90,8 +98,8 @@ class Run:
         if self.silent and self.report.error is None:
             return int(self.report.exit_code)
         failed = self.report.error is not None
-        if self.out is not None and not (failed and not self.report.content):
-            self._write_report()
+        if self.report.content or not failed:
+            self._write_documents()
         if self.json:
             print(self.report.to_json())
         if self.render is not None and self.report.content and not self.quiet:
@@ -102,11 +110,14 @@ class Run:
             print(f"gate missed: {visible(missed)}", file=sys.stderr)
         return int(self.report.exit_code)
 
-    def _write_report(self) -> None:
-        from robustq.core.files import write
+    def _write_documents(self) -> None:
+        from . import documents
 
         try:
-            write(str(self.out), (self.report.to_json() + "\n").encode(), self.force)
+            for kind, path in self.documents.items():
+                documents.write(kind, self.report, path, self.force)
+            if self.printed not in (None, "json"):
+                print(documents.text(str(self.printed), self.report), end="")
         except RobustqError as error:
             self.fail(error)
 

@@ -31,11 +31,11 @@ def is_pipe() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def check_binary_output(json: bool) -> None:
-    """Refuse a model on standard output where it cannot go: beside JSON, or to a terminal."""
-    if json:
+def check_binary_output(printed: str | None) -> None:
+    """Refuse a model on standard output where it cannot go: beside a document such as "json", or to a terminal."""
+    if printed is not None:
         raise OptionError(
-            "--json and the model both want standard output.", "Write the model to a file: -o small.safetensors."
+            f"--{printed} and the model both want standard output.", "Write the model to a file: -o small.safetensors."
         )
     if sys.stdout.isatty():
         raise OutputError("A model is not written to a terminal.", "Give -o FILE, or pipe it on.")

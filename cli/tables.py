@@ -1,22 +1,37 @@
 """Tables and figures for people: what goes into a cell, and how columns give way on a narrow terminal."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
+from .text import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .grids import Grid
 
 NONE = "-"  # nothing was measured
 
 
-def table(*columns: str, left: int = 1) -> Table:
+def table(*columns: str, left: int = 1) -> "Table":
     """An empty table; the first `left` columns hold names and may be folded, the others hold figures."""
+    from rich import box
+    from rich.table import Table
+
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, column in enumerate(columns):
         if place < left:
             made.add_column(column, overflow="fold")
         else:
             made.add_column(column, justify="right", no_wrap=place > 0)
+    return made
+
+
+def drawn(grid: "Grid") -> "Table":
+    """A grid for the terminal."""
+    made = table(*grid.columns, left=grid.left)
+    for row in grid.rows:
+        made.add_row(*(visible(cell) for cell in row))
     return made
 
 

@@ -7,6 +7,7 @@ import typer
 from .options import (
     AttackOptions,
     DataOptions,
+    DocumentOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -26,6 +27,7 @@ def train(
     attack: AttackOptions,
     run: RunOptions,
     output: OutputOptions,
+    documents: DocumentOptions,
     init: Annotated[str | None, typer.Option(help="Checkpoint to go on from.", metavar="MODEL")] = None,
     compress: Annotated[
         list[str] | None,
@@ -46,7 +48,7 @@ def train(
     from . import flags, render, results, streams
 
     job: Run = ctx.obj
-    report = job.start("train", output, render.train)
+    report = job.start("train", output, render.train, vars(documents))
     recipe = flags.with_compressors(to_recipe(run, model, data, attack, train, inner=True), compress or [])
     recipe = flags.keeping(recipe, keep_fp).replace("model", init=init)
     place = results.place(recipe.model.init or recipe.model.arch or "model", out, job)

@@ -1,0 +1,114 @@
+"""What the tables of a report say, cell by cell; the terminal, Markdown and HTML show the same cells.
+
+Cells hold text as it is in the report: whoever shows it makes it fit for its medium.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .tables import NONE, accuracy, figure, percent, shape, size
+
+Entry = Mapping[str, Any]
+
+
+@dataclass
+class Grid:
+    """A table: the first `left` columns hold names, the others figures."""
+
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    left: int = 1
+
+
+def models(content: Entry) -> Grid:
+    """One row a model, one column an attack."""
+    entries: Sequence[Entry] = content["models"]
+    attacks = list(content.get("threat") or {})
+    several, channels = len(attacks) > 1, any(entry["channel_sparsity"] for entry in entries)
+    grid = Grid(["model", "clean", *attacks, *(["worst case"] if several else []), "size", "bits/weight", "zeros"])
+    grid.columns += [*(["zero channels"] if channels else []), "latency ms"]
+    for entry in entries:
+        row = [entry["name"] + ("" if entry["complete"] else " (unfinished)"), accuracy(entry["clean"])]
+        row += [accuracy(entry["attacks"].get(name)) for name in attacks]
+        row += [accuracy(entry["worst_case"])] if several else []
+        row += [size(entry["bytes"]), figure(entry["bits_per_weight"]), percent(entry["sparsity"])]
+        row += [percent(entry["channel_sparsity"])] if channels else []
+        grid.rows.append([*row, figure(entry["latency_ms"])])
+    return grid
+
+
+def layers(found: Sequence[Entry]) -> Grid:
+    """One row a compressed tensor."""
+    energy = any("energy" in layer for layer in found)
+    columns = ["layer", "shape", "stored as", "bits", "relative error", "zeros", *(["energy"] if energy else [])]
+    grid = Grid(columns, left=3)
+    for layer in found:
+        count = 1
+        for side in layer["shape"]:
+            count *= side
+        row = [layer["name"], shape(layer["shape"]), layer["scheme"], str(layer["bits"])]
+        row += [f"{layer['relative_error']:.4f}", percent(layer["zeros"] / count if count else None)]
+        grid.rows.append([*row, *([percent(layer.get("energy"))] if energy else [])])
+    return grid
+
+
+def epochs(history: Sequence[Entry], chosen: int | None) -> Grid:
+    """One row an epoch of training; `chosen` is the one whose weights were kept."""
+    robust = any(entry["robust"] for entry in history)
+    grid = Grid(["epoch", "loss", "learning rate", "clean", *(["robust"] if robust else []), "seconds", ""])
+    for entry in history:
+        row = [str(entry["epoch"]), f"{entry['loss']:.4f}", f"{entry['lr']:.3g}", accuracy(entry["clean"])]
+        row += [accuracy(entry["robust"])] if robust else []
+        grid.rows.append([*row, f"{entry['seconds']:.1f}", "chosen" if entry["epoch"] == chosen else ""])
+    return grid
+
+
+def sizes(content: Entry) -> Grid:
+    """What was read and what was written."""
+    grid = Grid(["", "bytes", "bits/weight", "zeros", "zero channels"])
+    if source := content.get("input"):
+        grid.rows.append([source["name"], f"{source['bytes']:,}", NONE, NONE, NONE])
+    name = (content.get("output") or {}).get("path", "not written")
+    shares = [percent(content.get(key)) for key in ("sparsity", "channel_sparsity")]
+    grid.rows.append([name, f"{content['bytes']:,}", figure(content.get("bits_per_weight")), *shares])
+    return grid
+
+
+def attack(content: Entry) -> Grid:
+    """What one attack did to one model."""
+    grid = Grid(["model", "clean", "robust", "fooled", "largest norm", "median norm"])
+    norms = content["norms"] or {}
+    moved = [figure(norms.get(key), 4) for key in ("max", "median")]
+    found = [accuracy(content[key]) for key in ("clean", "robust")]
+    grid.rows.append([content["model"], *found, str(content["fooled"]), *moved])
+    return grid
+
+
+def costs(entries: Sequence[Entry]) -> Grid:
+    """One row for each attack on each model: what it did to an image on average, and how long it took."""
+    grid = Grid(["model", "attack", "forward passes an image", "backward passes an image", "seconds"], left=2)
+    for entry in entries:
+        for label, found in entry["details"].items():
+            passes = [figure(found.get(key)) for key in ("forwards_per_image", "backwards_per_image")]
+            grid.rows.append([entry["name"], label, *passes, figure(found["seconds"], 1)])
+    return grid
+
+
+def checks(entry: Entry) -> Grid:
+    """One row a diagnostic of one model."""
+    grid = Grid(["check", "", "result", "measured", "threshold", "what it says"], left=2)
+    for found in entry.get("checks") or ():
+        text = " ".join(part for part in (found.get("message"), found.get("remedy")) if part)
+        measured, threshold = (_loose(found.get(key)) for key in ("measured", "threshold"))
+        grid.rows.append([found["id"], found.get("name", ""), found["status"], measured, threshold, text])
+    return grid
+
+
+def _loose(value: Any) -> str:
+    """A figure of a diagnostic, which may be a number, a list, text, or nothing."""
+    if value is None:
+        return NONE
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(_loose(part) for part in value) if isinstance(value, list) else str(value)
