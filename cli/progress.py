@@ -41,7 +41,9 @@ class Bars:
             for done in self.tasks.values():
                 self.bars.remove_task(done)
             self.tasks = {name: self.bars.add_task(name, total=event["total"])}
-        label = f"{name} loss {event['loss']:.3f}" if "loss" in event else name
+        label = name
+        if "loss" in event:
+            label = f"epoch {event['epoch']}/{event['total_epochs']} loss {event['loss']:.3f}"
         self.bars.update(self.tasks[name], completed=event["step"], description=label)
 
     def epoch(self, event: dict[str, Any]) -> None:
@@ -50,4 +52,16 @@ class Bars:
         for name in ("clean", "robust"):
             if found := event.get(name):
                 line += f", {name} {percent(found['value'])}"
+        if event.get("sparsity"):
+            line += f", zeros {percent(event['sparsity'])}"
+        if left := event.get("seconds_left"):
+            line += f", {duration(left)} left"
         self.bars.console.print(line)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

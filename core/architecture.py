@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from . import registry
 from .errors import ArchitectureError, OptionError, RobustqError, UnsafeFileError
+from .inserted import restore
 from .recipe import Spec
+from .shrinking.narrow import narrow
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -93,6 +95,9 @@ def build(
     weights = checkpoint.dense()
     spec = resolve(checkpoint, arch, args)
     net = create(spec.name, spec.options)
+    if checkpoint.meta.get("shrunk") is not None:
+        narrow(net, {name: tuple(value.shape) for name, value in weights.items()}, checkpoint.meta["shrunk"])
+    restore(net, checkpoint.meta.get("inserted") or (), weights)
     _load(net, weights, f"{checkpoint.source.path}: --arch {spec.name}")
     mean, std = normalization(checkpoint, mean, std)
     return Classifier(net.float(), mean, std).eval()

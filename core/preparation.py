@@ -1,18 +1,24 @@
 """What a training run needs before its first step, made from the recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from . import architecture, datasets, registry, rng
+from . import architecture, datasets, inserted, registry, rng
 from .architecture import Classifier
 from .attacks.attack import Attack
 from .attacks.pgd import Pgd
+from .averaging import Average
 from .checkpoint import Checkpoint
 from .datasets.dataset import Dataset
 from .errors import OptionError
+from .inference import Net
+from .noise import noises
+from .objectives.distilled import Distilled
 from .objectives.objective import Objective
 from .recipe import Recipe, Spec
+from .schedule import learning_rate
 from .session import Session
 from .threat import resolve_attack
 
@@ -59,15 +65,20 @@ def model(recipe: Recipe, start: Checkpoint | None, arch: Spec) -> Classifier:
     return architecture.build(start, arch=arch.name, args=arch.options, mean=recipe.model.mean, std=recipe.model.std)
 
 
-def objective(recipe: Recipe) -> Objective:
-    """The recipe's objective; natural training where none is named."""
+def objective(recipe: Recipe, start: Checkpoint | None) -> Objective:
+    """The recipe's objective, natural training where none is named; with distillation where that has a weight."""
     spec = recipe.objective or Spec("natural")
-    return registry.create(spec.name, spec.options, "objective")
+    found: Objective = registry.create(spec.name, spec.options, "objective")
+    if not recipe.distill.weight:
+        return found
+    if start is None:
+        raise OptionError("distillation needs a parent to learn from.", "Give --init MODEL, or leave distill.weight 0.")
+    return Distilled(inner=found, given=recipe.distill)
 
 
 def attack(recipe: Recipe, objective: Objective) -> Attack | None:
     """The inner attack: the recipe's, else PGD-7 at the data set's radius; None for natural training."""
-    if not objective.ADVERSARIAL:
+    if not objective.adversarial:
         return None
     if len(recipe.attack) > 1:
         raise OptionError(f"the recipe names {len(recipe.attack)} attacks.", "Training uses one.")
@@ -95,3 +106,57 @@ def sessions(recipe: Recipe, owned: Mapping[str, Tensor], total_steps: int) -> l
         pruned = pruned or spec.name in registry.TABLE["pruner"]
         found.append(compressor.attach(owned, total_steps))
     return found
+
+
+def plain_parameters(model: Classifier) -> dict[str, Tensor]:
+    """The parameters of the network's own class, without those of layers that were put into it."""
+    foreign = {f"{part}.{name}" for part, m in inserted.parts(model.net).items() for name, _ in m.named_parameters()}
+    return {name: w for name, w in model.net.named_parameters() if name not in foreign}
+
+
+def optimizer(recipe: Recipe, model: Classifier, sessions: Sequence[Session], image: Tensor) -> torch.optim.SGD:
+    """SGD on the network's own parameters and on what sessions bring; they put their layers into the network first.
+
+    Layers that an earlier run put there stand still, unless a session goes on with them.
+    """
+    settings = recipe.train
+    own = list(plain_parameters(model).values())
+    for session in sessions:
+        session.install(model.net, (image - model.mean) / model.std)
+    optimizer = torch.optim.SGD(
+        own,
+        lr=learning_rate(settings, 0.0),
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+    )
+    for session in sessions:
+        session.join(optimizer)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for parameter in model.net.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)
+    return optimizer
+
+
+def average(recipe: Recipe, model: Classifier) -> Average:
+    """The average of weights that the recipe asks for; OptionError where batch norm would not belong to it."""
+    norms = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if recipe.average.kind != "none" and norms and not recipe.train.bn_images:
+        raise OptionError(
+            "averaged weights need batch-norm statistics of their own, but train.bn_images is 0.",
+            "Leave it at its default, or set average.kind=none.",
+        )
+    return Average(recipe.average)
+
+
+def teacher(recipe: Recipe, start: Checkpoint | None) -> Net | None:
+    """The network that training starts from, without noise and gradients, where it is to be learnt from."""
+    if not recipe.distill.weight or start is None:
+        return None
+    part = recipe.model
+    parent = architecture.build(start, arch=part.arch, args=part.args, mean=part.mean, std=part.std)
+    parent.requires_grad_(False)
+    for layer in noises(parent):
+        layer.silent = True
+    return parent

@@ -51,6 +51,26 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(_text(name) for name in value)
 
 
+def _inserted(value: Any) -> bool:
+    """Layers that were put into the network, see `inserted`: whatever builds them relies on these entries."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and _names(entry.get("at"))
+        and entry.get("kind") in _INSERTED
+        and all(fits(entry.get(key)) for key, fits in _INSERTED[entry["kind"]].items())
+        for entry in value
+    )
+
+
+def _shrunk(value: Any) -> bool:
+    """What cuts a network to the shapes in the file, see `shrinking.narrow`."""
+    pads = value.get("pads", {}) if isinstance(value, dict) else None
+    return isinstance(pads, dict) and all(
+        isinstance(widths, list) and len(widths) == 2 and all(type(width) is int and width >= 0 for width in widths)
+        for widths in pads.values()
+    )
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
@@ -61,6 +81,19 @@ def _numbers(value: Any) -> list[float]:
     return value if plain else []
 
 
+def _one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda value: value in words
+
+
+_NOISE = {"level": _one_of("layer", "channel", "element")}
+_SIGNAL = {**_NOISE, "over": _one_of("sample", "batch")}
+_RELU = {"bits": lambda v: type(v) is int and 1 <= v <= 8, "coarse": _one_of("mean", "ae", "min", "pact")}
+_INSERTED: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "weight-noise": _NOISE,
+    "input-noise": _SIGNAL,
+    "output-noise": _SIGNAL,
+    "quantized-relu": _RELU,
+}
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "arch": (_arch, '{"name", "args"}'),
     "normalization": (_normalization, '{"mean", "std"} with a number for each channel, each std above 0'),
@@ -68,5 +101,7 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "parent": (_parent, '{"name", "sha256"} with the plain name of a file'),
     "methods": (_methods, 'a list of {"name", ...}'),
     "keep_fp": (_names, "a list of names"),
+    "inserted": (_inserted, 'a list of {"kind", ..., "at"} of known kinds of layers'),
+    "shrunk": (_shrunk, '{"pads"}, two numbers of channels for each shortcut'),
     "recipe": (lambda value: isinstance(value, dict), "a table"),
 }

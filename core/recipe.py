@@ -91,6 +91,25 @@ class TrainPart(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AveragePart(Method):
+    """Weights averaged over training steps, exported in place of the last ones."""
+
+    kind: str = option("none", "ema decays, swa is the plain mean from `start` on", choices=("none", "ema", "swa"))
+    decay: float = option(0.999, "of ema, a step; lower in the first steps", low=0, high=1)
+    start: float = option(0.75, "training progress from which swa takes the mean", low=0, high=1)
+    cycle: int = option(1, "every how many steps swa takes the weights", unit="steps", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillPart(Method):
+    """The network that training starts from as a second teacher beside the labels."""
+
+    weight: float = option(0.0, "share of the parent's opinion in the loss; 0: none", low=0, high=1)
+    temperature: float = option(1.0, "what logits are divided by before they are compared", low=1e-6)
+    parent_sees: str = option("clean", "the clean images, or the same as the network", choices=("clean", "same"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPart(Method):
     """Where and how a run is executed."""
 
@@ -108,6 +127,8 @@ class Recipe:
     data: DataPart = field(default_factory=DataPart)
     train: TrainPart = field(default_factory=TrainPart)
     run: RunPart = field(default_factory=RunPart)
+    average: AveragePart = field(default_factory=AveragePart)
+    distill: DistillPart = field(default_factory=DistillPart)
     objective: Spec | None = None
     attack: tuple[Spec, ...] = ()
     compress: tuple[Spec, ...] = ()
@@ -136,12 +157,16 @@ class Recipe:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same recipe back."""
+        """Plain JSON values; `from_dict` gives the same recipe back. Sections that change nothing are left out."""
+        off = [name for name in _OPTIONAL if getattr(self, name) == _OPTIONAL[name]()]
+        return {name: value for name, value in self._whole().items() if name not in off}
+
+    def _whole(self) -> dict[str, Any]:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def with_values(self, assignments: Iterable[str]) -> "Recipe":
         """A copy with `section.key=value` assignments made; lists take an index: `compress.0.bits=2`."""
-        content = self.to_dict()
+        content = self._whole()
         for text in assignments:
             place, equals, value = text.partition("=")
             if not equals or "." not in place:
@@ -163,6 +188,9 @@ class Recipe:
         """A copy with the given entries of one section changed; None leaves an entry as it is."""
         given = {k: v for k, v in changes.items() if v is not None}
         return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **given)})
+
+
+_OPTIONAL = {"average": AveragePart, "distill": DistillPart}  # sections that recorded recipes may lack
 
 
 def pairs(assignments: Iterable[str]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ It holds no isinstance and no method names; a method that needs a new moment get
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import OptionError
@@ -15,22 +15,26 @@ from .option import Method
 from .packed import Packed
 
 Weights = Mapping[str, Tensor]
+LAST = 1 - 1e-9  # the training progress that `after_step` is told of after the last step
 
 
 class Session:
     """One compressor attached to one model for one training run."""
 
-    noisy: ClassVar[bool] = False  # whether `jitter` does anything: then validation is also made with it
+    def install(self, net: nn.Module, image: Tensor) -> None:
+        """Called once before training: layers of the session's own are put into the network here (see `inserted`).
+
+        image (1, c, h, w): what the network takes. Raises OptionError where they do not fit it.
+        """
 
     def join(self, optimizer: Optimizer) -> None:
-        """Called once before training: parameters of the session's own are added to the optimizer here."""
+        """Called once, after `install`: parameters of the session's own are added to the optimizer here.
+
+        A group's "factor" multiplies the learning rate.
+        """
 
     def view(self, weights: Weights) -> dict[str, Tensor]:
         """What forward, backward and the attack see, from the latent weights; called once a batch, differentiable."""
-        return dict(weights)
-
-    def jitter(self, weights: Weights, key: tuple[int | str, ...]) -> dict[str, Tensor]:
-        """Weights of one forward pass (weight noise); `key` seeds the draw."""
         return dict(weights)
 
     def penalty(self, weights: Weights) -> Tensor | float:
@@ -42,7 +46,7 @@ class Session:
 
     @property
     def exact(self) -> bool:
-        """Whether `view` now equals what `encode` would export (False in a relaxed phase)."""
+        """Whether `view` now equals what `encode` would export (False in a relaxed phase); True after the last step."""
         return True
 
     def encode(self, weights: Weights) -> dict[str, Packed]:

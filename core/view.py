@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from .architecture import Classifier
 from .attacks.attack import Attack, Key
+from .inference import Net
 from .session import Session
 from .stepping import craft
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import OptionError
+from ..noise import BlockNoise
 from ..option import option
 from .model import Model, Shapes, count
 
@@ -65,23 +66,6 @@ class EnResNetModule(nn.Module):
         return torch.stack([member(x) for member in self.members]).mean(0)
 
 
-class Noise(nn.Module):
-    """x -> x + a * std(x) * N(0, 1); gradients flow through the standard deviation.
-
-    Draws come from torch's default generator: whoever wants the same noise again wraps the call in `rng.seeded`.
-    """
-
-    def __init__(self, a: float, over: str) -> None:
-        super().__init__()
-        self.a, self.over = a, over
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.a == 0:
-            return x
-        std = x.std() if self.over == "batch" else x.flatten(1).std(1).view(-1, *[1] * (x.ndim - 1))
-        return x + self.a * std * torch.randn_like(x)
-
-
 class _Member(nn.Module):
     def __init__(self, options: EnResNet) -> None:
         super().__init__()
@@ -118,7 +102,7 @@ class _Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        self.noise = Noise(options.noise, options.noise_std)
+        self.noise = BlockNoise(options.noise, options.noise_std)
 
     def forward(self, x: Tensor) -> Tensor:
         pre = F.relu(self.bn1(x))

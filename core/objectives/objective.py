@@ -22,6 +22,11 @@ class Objective(Method):
         raise NotImplementedError
 
     @property
+    def adversarial(self) -> bool:
+        """Whether an attack is needed, with these options."""
+        return self.ADVERSARIAL
+
+    @property
     def replays(self) -> int:
         """How many optimizer steps are made on each batch."""
         return 1

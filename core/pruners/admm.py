@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..option import option
 from ..packed import Packed
-from ..session import Compressor, Session, Weights
+from ..session import LAST, Compressor, Session, Weights
 from . import mask
 
 
@@ -83,7 +83,7 @@ class AdmmSession(Session):
     def after_step(self, weights: Weights, progress: float) -> None:
         if self.exact:
             return
-        if progress >= self.options.switch:
+        if progress >= min(self.options.switch, LAST):
             self._prune(weights)
         elif int(progress / self.options.switch * self.options.updates) > self.done:
             self.update(weights)

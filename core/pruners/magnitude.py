@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..option import option
 from ..packed import Packed
-from ..session import Compressor, Session, Weights
+from ..session import LAST, Compressor, Session, Weights
 from . import mask
 
 _STEPS = 100  # in which a sparsity grows
@@ -84,7 +84,7 @@ class GradualSession(MaskSession):
 
     @torch.no_grad()
     def after_step(self, weights: Weights, progress: float) -> None:
-        due = min(_STEPS, int(progress / self.options.ramp * _STEPS))
+        due = min(_STEPS, int(progress / min(self.options.ramp, LAST) * _STEPS))
         if due <= self.done:
             return
         self.done = due

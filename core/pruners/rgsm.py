@@ -1,14 +1,16 @@
 """Relaxed group-wise splitting: as relaxed variable splitting, for whole output channels."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..option import option
 from ..packed import Packed
-from ..session import Compressor, Session, Weights
+from ..session import LAST, Compressor, Session, Weights
 from . import mask
 
 
@@ -26,6 +28,12 @@ class Rgsm(Compressor):
     prox: str = option(
         "l0", "l0 keeps channels of norm above sqrt(2 lam1), lasso shortens all by lam1", choices=("l0", "lasso")
     )
+    switch: float = option(
+        1.0,
+        "training progress at which w becomes u for good, and channels that are left train on; 1: after the last step",
+        low=0,
+        high=1,
+    )
 
     def attach(self, weights: Weights, total_steps: int) -> Session:
         return RgsmSession(self, tuple(weights))
@@ -42,14 +50,17 @@ class Rgsm(Compressor):
 
 
 class RgsmSession(Session):
-    """No state: u is a function of the weights. Forward and attack see w itself."""
+    """State: the masks, once w has become u. Until then forward and attack see w itself."""
 
     def __init__(self, options: Rgsm, names: tuple[str, ...]) -> None:
         self.options, self.names = options, names
-        self.sparsity = 0.0
+        self.masks: dict[str, Tensor] = {}
+
+    def view(self, weights: Weights) -> dict[str, Tensor]:
+        return mask.shown(weights, self.masks)
 
     def penalty(self, weights: Weights) -> Tensor | float:
-        if not self.names:
+        if self.exact:
             return 0.0
         total = torch.zeros(())
         for name in self.names:
@@ -59,17 +70,30 @@ class RgsmSession(Session):
             total = total.to(w) + self.options.lam2 * norms.sum() + 0.5 * self.options.beta * pull
         return total
 
+    @torch.no_grad()
+    def after_step(self, weights: Weights, progress: float) -> None:
+        if not self.exact and progress >= min(self.options.switch, LAST):
+            for name in self.names:
+                weights[name].copy_(self.options.near(weights[name]))
+            self.masks = {name: _alive(weights[name]) for name in self.names}
+
     @property
     def exact(self) -> bool:
-        return not self.names
+        return bool(self.masks) or not self.names
 
     def encode(self, weights: Weights) -> dict[str, Packed]:
+        if self.masks:
+            return mask.sparse(weights, self.masks)
         u = {name: self.options.near(weights[name]) for name in self.names}
-        alive = {name: mask.strength(w, "channel") > 0 for name, w in u.items()}
-        channels = sum(len(a) for a in alive.values())
-        self.sparsity = 1 - sum(int(a.sum()) for a in alive.values()) / max(1, channels)
-        return mask.sparse(u, {name: mask.spread(alive[name], w.shape, "channel") for name, w in u.items()})
+        return mask.sparse(u, {name: _alive(w) for name, w in u.items()})
 
-    def metrics(self) -> dict[str, float]:
-        """The channel sparsity of what was exported last."""
-        return {"channel_sparsity": self.sparsity}
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": self.masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.masks = dict(state["masks"])
+
+
+def _alive(weight: Tensor) -> Tensor:
+    """bool of the weight's shape: the channels that are not zero."""
+    return mask.spread(mask.strength(weight, "channel") > 0, weight.shape, "channel")

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ..option import option
 from ..packed import Packed
-from ..session import Compressor, Session, Weights
+from ..session import LAST, Compressor, Session, Weights
 from ..structures.pni import LEVELS, NoiseSession
 from . import mask
 
@@ -20,8 +20,8 @@ class Rsr(Compressor):
     """Parametric noise (see pni) with lasso * ||w||_1; weights below a threshold become zero and the rest trains on.
 
     The sparsity is not set but found. The published loss gives clean and adversarial images half the weight each:
-    `--objective trade-off:alpha=0.5,beta=0.5`. The file that is written holds the weights without noise; the training
-    log has validation figures with and without it.
+    `--objective trade-off:alpha=0.5,beta=0.5`. The strengths of the noise are stored in the file that is written; the
+    training log has validation figures with and without it.
     """
 
     SOURCE = "Rakin et al. 2019 (arXiv 1905.13074)"
@@ -34,7 +34,7 @@ class Rsr(Compressor):
     threshold: float = option(1e-3, "magnitude below which weights become zero", low=0)
     switch: float = option(
         0.9,
-        "training progress at which they do, for good and without lasso from then; 1: at the end only",
+        "training progress at which they do, for good and without lasso from then; 1: after the last step",
         low=0,
         high=1,
     )
@@ -50,13 +50,12 @@ class Rsr(Compressor):
 
 
 class RsrSession(NoiseSession):
-    """State: the noise's strengths, and the masks once they are fixed."""
+    """State: the masks once they are fixed."""
 
     def __init__(self, options: Rsr, weights: Weights) -> None:
         super().__init__(weights, options.level, options.start)
         self.options, self.names = options, tuple(weights)
         self.masks: dict[str, Tensor] = {}
-        self.sparsity = 0.0
         self._optimizer: Optimizer | None = None
 
     def join(self, optimizer: Optimizer) -> None:
@@ -79,7 +78,7 @@ class RsrSession(NoiseSession):
             rate = self._optimizer.param_groups[0]["lr"]
             for name in self.names:
                 weights[name].copy_(softened(weights[name], rate * self.options.lasso))
-        if progress >= self.options.switch:
+        if progress >= min(self.options.switch, LAST):
             self.masks = {name: self.options.keeps(weights[name]) for name in self.names}
             for name, kept in self.masks.items():
                 weights[name].mul_(kept)
@@ -89,20 +88,12 @@ class RsrSession(NoiseSession):
         return bool(self.masks) or not self.names
 
     def encode(self, weights: Weights) -> dict[str, Packed]:
-        masks = self.masks or {name: self.options.keeps(weights[name]) for name in self.names}
-        total = sum(kept.numel() for kept in masks.values())
-        self.sparsity = 1 - sum(int(kept.sum()) for kept in masks.values()) / max(1, total)
-        return mask.sparse(weights, masks)
-
-    def metrics(self) -> dict[str, float]:
-        """Mean strength of the noise, and the sparsity of what was exported last."""
-        return {**super().metrics(), "sparsity": self.sparsity}
+        return mask.sparse(weights, self.masks or {name: self.options.keeps(weights[name]) for name in self.names})
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "masks": self.masks}
+        return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
         self.masks = dict(state["masks"])
 
 

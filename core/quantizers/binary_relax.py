@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..option import option
 from ..packed import Packed, Quantized
-from ..session import Compressor, Session, Weights
+from ..session import LAST, Compressor, Session, Weights
 from .powers import check_powers, quantize_powers
 from .projection import check, quantize
 
@@ -52,7 +52,7 @@ class BinaryRelax(Compressor):
 
     def relaxation(self, progress: float) -> float | None:
         """lambda at a training progress in [0, 1); None in phase II."""
-        if progress >= self.switch:
+        if progress >= min(self.switch, LAST):
             return None
         return self.relax_start * (self.relax_end / max(self.relax_start, 1e-12)) ** (progress / self.switch)
 

@@ -140,9 +140,9 @@ def test_the_order_of_methods_is_part_of_the_recipe(quadrants: str) -> None:
 
 def test_noise_is_reported_on_and_off(quadrants: str) -> None:
     entry = train(recipe(quadrants, compress=[{"name": "pni", "start": 1.0}], train={"epochs": 1})).history[0]
-    assert {"clean", "robust", "clean_noise_on", "robust_noise_on", "noise"} <= set(entry)
-    assert entry["clean_noise_on"]["n"] == entry["clean"]["n"]
-    assert "clean_noise_on" not in train(recipe(quadrants, train={"epochs": 1})).history[0]
+    assert {"clean", "robust", "clean_noise_off", "robust_noise_off", "noise"} <= set(entry)
+    assert entry["clean_noise_off"]["n"] == entry["clean"]["n"]
+    assert "clean_noise_off" not in train(recipe(quadrants, train={"epochs": 1})).history[0]
 
 
 def test_state_of_another_run_is_refused(quadrants: str, tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_objectives_train_with_batch_norm_and_ternary_weights(quadrants: str, na
 def test_a_collapse_is_a_warning(quadrants: str, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = iter([0.9, 0.1])
 
-    def falling(self: Any, exported: Checkpoint) -> tuple[Proportion, Proportion]:
-        value = next(curve)
-        return Proportion(int(100 * value), 100), Proportion(int(100 * value), 100)
+    def falling(self: Any, exported: Checkpoint) -> dict[str, Any]:
+        found = Proportion(int(100 * next(curve)), 100).to_dict()
+        return {"clean": found, "robust": found}
 
     monkeypatch.setattr("robustq.core.training._Run._validate", falling)
     result = train(recipe(quadrants, objective={"name": "fast"}))

@@ -10,6 +10,7 @@ from robustq.core import registry
 from robustq.core.errors import OptionError
 from robustq.core.pruners.rgsm import Rgsm
 from robustq.core.pruners.rvsm import Rvsm
+from robustq.core.session import LAST
 
 
 def test_rvsm_golden() -> None:
@@ -73,12 +74,34 @@ def test_the_thresholded_copy_is_exported_and_the_weights_are_seen(name: str) ->
     kept = dense != 0
     assert torch.equal(dense[kept], given["w"].half().float()[kept])
     assert 0 < int(kept.sum()) < kept.numel()
-    if name == "rvsm":
-        assert session.metrics() == {"sparsity": pytest.approx(1 - float(kept.float().mean()))}
-    else:
+    if name == "rgsm":
         alive = kept.flatten(1)
         assert torch.equal(alive.any(1), alive.all(1))
-        assert session.metrics() == {"channel_sparsity": pytest.approx(1 - float(alive.any(1).float().mean()))}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("rvsm", {"lam": 0.02}), ("rgsm", {"lam1": 8.0}), ("rgsm", {"lam1": 3.0, "prox": "lasso"})]
+)
+@pytest.mark.parametrize("switch", [0.5, 1.0])
+def test_at_the_switch_the_weights_become_their_copy_for_good(name: str, options: Any, switch: float) -> None:
+    method = registry.create(name, {**options, "switch": switch}, "pruner")
+    given = {"w": torch.randn(8, 4, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()}
+    session = method.attach(given, 10)
+    session.after_step(given, 0.49)
+    assert not session.exact
+    u = session.encode(given)["w"].dense()
+    session.after_step(given, 0.5 if switch < 1 else LAST)
+    assert session.exact
+    assert torch.equal(session.view(given)["w"], u)
+    assert torch.equal(session.encode(given)["w"].dense(), u)
+    assert session.penalty(given) == 0
+    resumed = method.attach(given, 10)
+    resumed.load_state_dict(session.state_dict())
+    with torch.no_grad():
+        given["w"].add_(1.0)
+    seen = resumed.view(given)["w"]
+    assert torch.equal(seen == 0, u == 0)
+    assert torch.equal(seen, resumed.encode(given)["w"].dense())
 
 
 def test_the_pull_makes_weights_sparse() -> None:
