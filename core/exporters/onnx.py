@@ -10,6 +10,7 @@ from torch import nn
 
 from ..architecture import Classifier
 from ..errors import ArchitectureError, OptionError
+from ..image_shape import image_shape
 from ..option import option
 from .exporter import Exporter
 from .optional import require
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..packed import Packed
 
 RUN = "An ONNX file is run in onnxruntime before it is written (option verify_file)"
-_SIZES = {1: (28, 32, 8, 64), 3: (32, 224, 64, 28, 8)}  # tried in this order where nothing records the image size
+_GIVE_SHAPE = "Give the shape of an image with the exporter's option input: channels,height,width."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +75,7 @@ class Onnx(Exporter):
         """(c, h, w): the option, else what the file records, else the first usual size that runs."""
         data = checkpoint.meta.get("data")
         recorded = tuple(data.get("shape") or ()) if isinstance(data, dict) else ()
-        given = self.input or recorded
-        channels = given[0] if given else _channels(net)
-        failure = ""
-        sizes = [given[1:]] if given else [(s, s) for s in _SIZES.get(channels, _SIZES[3])]
-        for size in sizes:
-            try:
-                with torch.no_grad():
-                    net(torch.zeros(1, channels, *size))
-            except Exception as error:  # a network of the user's own may check its input with any of them
-                failure = next(iter(str(error).splitlines()), type(error).__name__)
-            else:
-                return channels, *size
-        tried = ", ".join(str([channels, *size]) for size in sizes)
-        raise ArchitectureError(
-            f"The network does not take images of {tried}: {failure}.",
-            "Give the shape of an image with the exporter's option input: channels,height,width.",
-        )
+        return image_shape(net, self.input or recorded, _GIVE_SHAPE)
 
 
 def _ready(checkpoint: "Checkpoint", classifier: nn.Module | None) -> nn.Module:
@@ -120,13 +105,3 @@ def _named(checkpoint: "Checkpoint", net: nn.Module) -> "dict[str, Packed]":
     prefix = "net." if isinstance(net, Classifier) else ""
     tied = {alias: checkpoint.packed[name] for alias, name in checkpoint.aliases.items() if name in checkpoint.packed}
     return {prefix + name: packed for name, packed in {**checkpoint.packed, **tied}.items()}
-
-
-def _channels(net: nn.Module) -> int:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise ArchitectureError(
-        "The network has no convolution that tells how many channels an image has.",
-        "Give the shape of an image with the exporter's option input: channels,height,width.",
-    )

@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = (
-                Subsample(outputs - inputs, stride)
+                Subsample((outputs - inputs) // 2, (outputs - inputs + 1) // 2, stride)
                 if shortcut == "A"
                 else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
             )
@@ -92,15 +92,14 @@ class BasicBlock(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Shortcut "option A": every stride-th pixel, new channels filled with zeros, half on each side."""
+    """Shortcut "option A": every stride-th pixel, and new channels of zeros before and after the others."""
 
-    def __init__(self, extra: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.extra, self.stride = extra, stride
+        self.before, self.after, self.stride = before, after, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        before = self.extra // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 def _stage(n: int, inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Sequential:
