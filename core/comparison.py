@@ -17,10 +17,12 @@ from .datasets.dataset import Dataset
 from .errors import OptionError
 from .fit import check_shape
 from .gates import Gates
+from .illustration import Illustration
 from .latency import median_ms
 from .packed import Quantized
 from .recipe import Recipe
 from .report import Report
+from .sweep import Sweep, curve
 from .threat import resolve_attack
 
 Model = str | Path | BinaryIO | Checkpoint
@@ -34,12 +36,15 @@ def evaluate(
     trust_pickle: bool = False,
     report: Report | None = None,
     on_event: Listener | None = None,
+    sweep: Sweep | None = None,
+    examples: bool = False,
 ) -> Report:
     """Clean and robust accuracy, size and latency of models (files or checkpoints) on the recipe's data and attacks.
 
     Without models, the bundled ones on the bundled data. The report is filled as results come, so that after an
     interruption it holds what was done. A file that records its data set is measured on that one if no other is named.
-    A missed gate makes the report's exit code 1. Raises what loading, building and attacking raise.
+    `sweep` adds accuracy at several radii, `examples` a few images with the answers to them. A missed gate makes the
+    report's exit code 1. Raises what loading, building and attacking raise.
     """
     report = report or Report("benchmark")
     checkpoints = _load(models, trust_pickle) if models else {n: bundled.model(n) for n in bundled.MODELS}
@@ -63,6 +68,10 @@ def evaluate(
         "baseline": baselines,
         "models": entries,
     }
+    plan = sweep.planned(attacks) if sweep else None
+    shown = Illustration.of(*next(iter(attacks.items())), data) if examples and attacks else None
+    report.content |= {"sweep": plan.described(data)} if plan else {}
+    report.content |= {"examples": shown.described()} if shown else {}
     for name, checkpoint in checkpoints.items():
         model = build(checkpoint, recipe)
         check_shape(model, data, name)
@@ -74,6 +83,10 @@ def evaluate(
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
         facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, model, data)}
         entries[-1] |= facts
+        if plan:
+            entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size)
+        if shown:
+            entries[-1]["examples"] = shown.answers(model, seed=run.seed, batch_size=run.batch_size)
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
     if not models and (story := bundled.story(entries)):

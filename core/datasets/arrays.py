@@ -22,6 +22,7 @@ class Raw:
 
     images (n, h, w), (n, c, h, w) or (n, h, w, c) of any dtype; labels (n,) or (n, 1)
     layout "NCHW" where the format fixes it, "" where it has to be recognised
+    class_names one a class where they are known
     classes None means the highest label + 1; divisor None means 255 for uint8 and 1 for floats
     """
 
@@ -31,6 +32,7 @@ class Raw:
     divisor: float | None = None
     notes: tuple[str, ...] = ()
     layout: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 def to_dataset(raw: Raw, name: str, split: str, data_range: float | None = None) -> Dataset:
@@ -39,7 +41,8 @@ def to_dataset(raw: Raw, name: str, split: str, data_range: float | None = None)
     images, divisor, dark = _scaled(images, raw.divisor, data_range, name)
     labels, classes = _labels(raw.labels, len(images), raw.classes, name)
     notes = tuple(f"{name}: {note}" for note in (*raw.notes, ambiguous, dark) if note)
-    return Dataset(name, split, torch.from_numpy(images), torch.from_numpy(labels), classes, divisor, notes)
+    names = raw.class_names if len(raw.class_names) == classes else ()
+    return Dataset(name, split, torch.from_numpy(images), torch.from_numpy(labels), classes, divisor, notes, names)
 
 
 def channels_first(images: np.ndarray, name: str, layout: str = "") -> tuple[np.ndarray, str]:

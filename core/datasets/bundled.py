@@ -8,7 +8,7 @@ from typing import ClassVar
 from .. import registry
 from .archive import missing_split, read_npz
 from .arrays import Raw
-from .known import Known
+from .known import CLOTHING, Known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,4 +31,5 @@ class FashionMini(Bundled):
 
     SOURCE = "Xiao et al. 2017, arXiv:1708.07747 (MIT, Zalando SE)"
     eps = 0.1
+    class_names = CLOTHING
     file = "fashion_mini.npz"

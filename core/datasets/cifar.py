@@ -120,6 +120,7 @@ class Cifar10(CifarKnown):
     """32x32 colour images in 10 classes: 50,000 for training and 10,000 for testing."""
 
     SOURCE = "Krizhevsky 2009, Learning multiple layers of features from tiny images"
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     folders = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10", "cifar-10")
     checksums: ClassVar[dict[str, str]] = {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"}
 

@@ -14,6 +14,7 @@ class Dataset:
     images (n, c, h, w) uint8 or float32 as stored; labels (n,) int64 in [0, classes)
     divisor is what stored values are divided by to lie in [0, 1]: 255 for uint8, 1 for floats, 16 for digits
     notes are warnings for the report: a layout or a range that had to be guessed, labels that are not the official ones
+    class_names are those of the labels, one each, where they are known
     """
 
     name: str
@@ -23,6 +24,7 @@ class Dataset:
     classes: int
     divisor: float = 255.0
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

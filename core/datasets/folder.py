@@ -45,7 +45,9 @@ def read(root: Path, split: str) -> Raw:
             )
     images = np.stack(arrays)
     images = images.transpose(0, 3, 1, 2) if images.ndim == 4 else images
-    return Raw(images, np.array([label for label, _ in files], np.int64), len(names), layout="NCHW")
+    return Raw(
+        images, np.array([label for label, _ in files], np.int64), len(names), layout="NCHW", class_names=tuple(names)
+    )
 
 
 def _classes(folder: Path) -> list[str]:

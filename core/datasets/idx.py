@@ -14,7 +14,7 @@ from ..errors import DataError, InputFileError
 from . import compressed
 from .archive import missing_split, read_npz
 from .arrays import Raw
-from .known import Known, Remote
+from .known import CLOTHING, Known, Remote
 
 PREFIX = {"train": "train", "test": "t10k"}
 MAGIC = b"\x00\x00\x08"  # two zeros, then 8 for unsigned bytes; the number of axes follows
@@ -105,6 +105,7 @@ class FashionMnist(IdxKnown):
 
     SOURCE = "Xiao et al. 2017, arXiv:1708.07747 (MIT)"
     eps = 0.1
+    class_names = CLOTHING
     folders = ("fashion-mnist", "FashionMNIST/raw", "fashion_mnist")
     mirrors = (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",

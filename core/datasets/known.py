@@ -12,6 +12,8 @@ from .archive import missing_split
 from .arrays import Raw
 from .download import cache_folder, fetch
 
+CLOTHING = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -28,6 +30,7 @@ class Known(Method):
     eps: ClassVar[float | None] = None  # the usual L-inf radius in [0, 1] pixel units
     augment: ClassVar[str] = "none"  # the usual augmentation in training
     classes: ClassVar[int] = 10
+    class_names: ClassVar[tuple[str, ...]] = ()  # as its authors write them, where that is worth showing
     divisor: ClassVar[float] = 255.0
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     folders: ClassVar[tuple[str, ...]] = ()  # sub-folders that are searched too; the first is its place in the cache

@@ -1,6 +1,6 @@
 """`load` and `info`: a data set by registered name or by path."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import registry
@@ -60,7 +60,8 @@ def _read(name_or_path: str | Path, split: str, directory: str | Path | None) ->
         folder = None if directory is None else Path(directory)
         if folder is not None and not folder.is_dir():
             raise InputFileError(f"{folder}: there is no such folder.", "--data-dir is the folder that holds the data.")
-        return registry.find(name, "dataset")().read(split, folder)
+        known = registry.find(name, "dataset")
+        return replace(known().read(split, folder), class_names=known.class_names)
     return read_path(_existing(name), split)
 
 
