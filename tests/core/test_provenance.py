@@ -16,6 +16,7 @@ WHOLE: dict[str, Any] = {
     "parent": {"name": "model.pt", "sha256": "ab", "bytes": 3},
     "methods": [{"name": "projection", "bits": 2}],
     "keep_fp": ["first", "last"],
+    "inserted": [{"kind": "weight-noise", "level": "channel", "at": ["conv1.weight"]}],
     "recipe": {"run": {"seed": 0}},
 }
 
@@ -47,6 +48,12 @@ def test_what_robustq_writes_passes() -> None:
         ("methods", [5]),
         ("methods", [{"bits": 2}]),
         ("keep_fp", [5]),
+        ("inserted", [5]),
+        ("inserted", [{"kind": "weight-noise", "level": "channel"}]),
+        ("inserted", [{"kind": "weight-noise", "level": "row", "at": ["conv1.weight"]}]),
+        ("inserted", [{"kind": "input-noise", "level": "layer", "at": ["conv1"]}]),
+        ("inserted", [{"kind": "quantized-relu", "bits": 64, "coarse": "mean", "at": ["relu"]}]),
+        ("inserted", [{"kind": "sparkle", "at": ["conv1"]}]),
     ],
 )
 def test_what_is_not_of_its_form_is_named(key: str, value: object, tmp_path: Path) -> None:

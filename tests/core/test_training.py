@@ -118,6 +118,39 @@ def test_every_compressor_resumes_to_the_same_bytes(quadrants: str, tmp_path: Pa
     assert [{**e, "seconds": 0} for e in resumed.history] == [{**e, "seconds": 0} for e in whole.history]
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"average": {"kind": "ema", "decay": 0.9}, "compress": TERNARY},
+        {"average": {"kind": "swa", "start": 0.4}, "distill": {"weight": 0.5, "parent_sees": "same"}},
+        {"compress": [{"name": "pni", "on": "weight,input,activation"}, {"name": "rvsm", "switch": 0.7}]},
+        {"model": {"arch": "enresnet", "args": {**SMALL, "members": 2}}, "objective": {"name": "mat"}},
+    ],
+    ids=["ema", "swa+distillation", "noise", "enresnet"],
+)
+def test_whatever_has_a_state_resumes_to_the_same_bytes(
+    quadrants: str, tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    start = None
+    if "distill" in sections:
+        start = train(recipe(quadrants, train={"epochs": 1, "validation_attack_limit": 4})).checkpoint
+    train_part = {"batch_size": 16, "validation_attack_limit": 4}
+    described = recipe(quadrants, data={"limit": 80}, **{**sections, "train": train_part})
+    whole = train(described, start=start)
+    state = tmp_path / "state.pt"
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] in (3, 7):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(described, start=start, state_path=state, on_event=kill)
+    resumed = train(described, start=start, state_path=state)
+    assert dumps(resumed.checkpoint) == dumps(whole.checkpoint)
+    assert [{**e, "seconds": 0} for e in resumed.history] == [{**e, "seconds": 0} for e in whole.history]
+
+
 def test_pruning_then_quantizing_in_one_run(quadrants: str) -> None:
     compress = [{"name": "magnitude", "sparsity": 0.6}, {"name": "binary-relax", "switch": 0.5}]
     result = train(recipe(quadrants, compress=compress))
