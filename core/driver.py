@@ -40,6 +40,7 @@ class AttackResult:
     unconfirmed: images that were fooled during the attack but not when verified, and count as robust
     zero_gradient: attacked images whose first gradient was exactly zero or not finite
     through_rounding: whether the attack went on with straight-through gradients, because the model rounds
+    rescaled: whether it went on with logits rescaled in its loss, because they saturate it
     minimal_norms (n,) float32, of minimal-norm attacks only: the norm of the smallest perturbation that was found and
         verified, 0 where the model was wrong anyway, inf where none was found; the image counts as fooled only where
         it is within the radius
@@ -59,6 +60,7 @@ class AttackResult:
     randomized: bool
     seconds: float
     through_rounding: bool = False
+    rescaled: bool = False
     survivors: dict[str, int] = field(default_factory=dict)
     minimal_norms: Tensor | None = None
 
@@ -90,7 +92,8 @@ def perturb(
     known already. randomized: whether the model draws noise (None: find out). A randomized model is judged by the
     most frequent of its answers in `DRAWS` forward passes, and nothing is dropped on one lucky draw.
     Where more than `MASKED` of the images have no gradient at the first step and the model rounds, the attack starts
-    over with straight-through gradients; every claim is verified on the model as it is.
+    over with straight-through gradients; where its logits saturate the loss instead, with logits that are rescaled.
+    Every claim is verified on the model as it is.
     Raises DataError (images, labels), ArchitectureError, WeightError (NaN), VerificationError (beyond the radius).
     """
     begun, radius = time.perf_counter(), attack.radius
@@ -106,8 +109,7 @@ def perturb(
         for place in range(len(run.members)):
             run.follow(place, seed)
     norms = NORMS[attack.norm].size(run.adversarial - x)
-    minimal = any(member.minimal for member in attack.members)
-    _verify(attack, radius, norms[run.fooled] if minimal else norms, run.adversarial)
+    _verify(attack, radius, norms[run.fooled] if run.seeks_minimum else norms, run.adversarial)
     return AttackResult(
         adversarial=run.adversarial,
         fooled=run.fooled,
@@ -122,9 +124,15 @@ def perturb(
         randomized=random,
         seconds=time.perf_counter() - begun,
         through_rounding=run.through_rounding,
+        rescaled=run.rescaled,
         survivors=run.survivors if len(attack.members) > 1 else {},
-        minimal_norms=torch.where(run.fooled, torch.minimum(run.minimal, norms), run.minimal) if minimal else None,
+        minimal_norms=_minimal(run, norms) if run.seeks_minimum else None,
     )
+
+
+def _minimal(run: Search, norms: Tensor) -> Tensor:
+    """(n,) the smallest verified norms, those of the adversarials as they are included."""
+    return torch.where(run.fooled, torch.minimum(run.minimal, norms), run.minimal)
 
 
 def _verify(attack: Attack, radius: float, norms: Tensor, adversarial: Tensor) -> None:

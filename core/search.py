@@ -2,10 +2,10 @@
 
 Dropping a fooled image cannot change the result of a deterministic model: in evaluation mode no image sees another.
 
-A minimal-norm attack (`Attack.minimal`) goes on after its first success. At every point that is evaluated, and at the
-one it hands in by `final`, the smallest perturbation that the model misclassifies is kept, beyond the radius too; the
-image leaves early only where the attack says that it is `finished`. It counts as fooled if the smallest one, verified
-on the model, lies within the radius.
+A minimal-norm attack (`Attack.minimal`) that is no member of an ensemble goes on after its first success. At every
+point that is evaluated, and at the one it hands in by `final`, the smallest perturbation that the model misclassifies
+is kept, beyond the radius too; the image leaves early only where the attack says that it is `finished`. It counts as
+fooled if the smallest one, verified on the model, lies within the radius.
 """
 
 from collections.abc import Callable
@@ -47,40 +47,62 @@ class Search:
         self.first = torch.full_like(y, -1)
         self.minimal = x.new_full((len(x),), torch.inf).masked_fill(~self.correct, 0.0)  # smallest verified norm
         self.nearest, self.nearest_norm = self.adversarial, self.minimal  # the smallest, as yet unverified
-        self.unconfirmed = self.zero_gradient = 0
+        self.unconfirmed = self.zero_gradient = self.zeros = 0  # zeros: in the start that is under way
         self.net: Net = victim  # what is differentiated
-        self.through_rounding = self.checked = False  # checked: zero gradients have been counted
+        self.through_rounding = self.rescaled = self.checked = False  # checked: zero gradients have been counted
         self.survivors: dict[str, int] = {}
-        sees = any(member.sees_answers for member in members)
-        self.clean_logits = self._clean_logits() if sees and self.correct.any() else None
+        self.clean_logits: Tensor | None = None
         self.members = [self._fitted(member) for member in members]
+        self.seeks_minimum = len(members) == 1 and members[0].minimal
         self.total = sum(member.iterations * member.repeats for member in self.members)  # steps of one image
         self.steps = self.past = self.told = 0  # image steps so far; steps of one image in starts that are over
 
     def follow(self, place: int, seed: int) -> None:
         """All starts of one member, by its place."""
-        self.attack = self.members[place]
+        self.attack, self.checked = self.members[place], False
+        if self.rescaled:
+            self.attack = self._fitted(self.attack.rescaled() or self.attack)
         name = registry.name_of(self.attack)
         robust = self.correct & ~self.fooled
         for repeat in range(self.attack.repeats):
             key = (seed, name, repeat)
             self.one_start(key, robust)
-            if not self.through_rounding and self._is_masked():
-                self.net, self.through_rounding = straight_through(self.victim), True
+            while self._is_remedied():
                 self.one_start(key, robust)
             self.past += self.attack.iterations
         self.survivors[name] = int((self.correct & ~self.fooled).sum())
 
-    def _is_masked(self) -> bool:
-        """Whether too many images have no gradient, and rounding is what takes it from them."""
-        if self.zero_gradient <= MASKED * int(self.correct.sum()):
+    def _is_remedied(self) -> bool:
+        """Whether too many images had no gradient, and something was done about it: the start has to be made again.
+
+        A model that rounds is given straight-through gradients; where it does not, or that did not help, its logits
+        are taken to saturate the loss, and the attack is given one that no scale of the logits leaves without gradient.
+        """
+        if self.checked or not self.attack.uses_gradient:
             return False
+        self.zero_gradient, masked = max(self.zero_gradient, self.zeros), self.zeros > MASKED * int(self.correct.sum())
         device = device_of(self.victim.model, self.x.device)
-        return rounds(self.victim, self.x[:1].to(device))
+        if masked and not self.through_rounding and rounds(self.victim, self.x[:1].to(device)):
+            self.net, self.through_rounding = straight_through(self.victim), True
+            return True
+        self.checked = True
+        softer = self.attack.rescaled() if masked else None
+        if softer is None or self._zero_share(softer) >= self._zero_share(self.attack):
+            return False
+        self.attack, self.rescaled = self._fitted(softer), True
+        return True
+
+    def _zero_share(self, attack: Attack) -> float:
+        """Of one batch of images, the share that has no gradient at the start."""
+        attack = self._fitted(attack)
+        state = self._enter(self.correct.nonzero()[: self.victim.batch, 0], (), attack)
+        return float(is_zero(gradient(attack, self.net, state)[1]).float().mean())
 
     def _fitted(self, attack: Attack) -> Attack:
-        known = self.clean_logits
-        return attack.fitted(known.shape[1]) if attack.sees_answers and known is not None else attack
+        if not attack.sees_answers or not self.correct.any():
+            return attack
+        self.clean_logits = self._clean_logits() if self.clean_logits is None else self.clean_logits
+        return attack.fitted(self.clean_logits.shape[1])
 
     def _clean_logits(self) -> Tensor:
         """(n, classes) on the images themselves, zero where the model is wrong anyway."""
@@ -95,18 +117,17 @@ class Search:
 
         A minimal-norm attack goes on with all that was robust (n,) before its first start.
         """
-        rows = (robust if self.attack.minimal else self.correct & ~self.fooled).nonzero()[:, 0]
+        rows = (robust if self.seeks_minimum else self.correct & ~self.fooled).nonzero()[:, 0]
         if not len(rows):
             return
         attacked = int(self.correct.sum())
         self.steps = attacked * self.past + (attacked - len(rows)) * self.attack.iterations
-        before = self.adversarial.clone() if self.attack.minimal else self.adversarial
-        if self.attack.minimal:
+        before = self.adversarial.clone() if self.seeks_minimum else self.adversarial
+        if self.seeks_minimum:
             self.nearest, self.nearest_norm = torch.empty_like(before), self.minimal.clone()
         with channels_last(self.victim.model):
-            self._search(rows, key, count_zeros=self.attack.uses_gradient and not self.checked)
-        self.checked |= self.attack.uses_gradient
-        if self.attack.minimal:
+            self._search(rows, key)
+        if self.seeks_minimum:
             self._judge_nearest(rows, before)
         else:
             self._judge(rows)
@@ -149,52 +170,51 @@ class Search:
         nearer = norm < self.nearest_norm[rows]
         self.nearest[rows[nearer]], self.nearest_norm[rows[nearer]] = x[nearer], norm[nearer]
 
-    def _search(self, waiting: Tensor, key: Key, count_zeros: bool) -> None:
+    def _search(self, waiting: Tensor, key: Key) -> None:
         """Step the images `waiting` (k,) in batches that are refilled as images leave; fills adversarial and first."""
-        batch, state = self.victim.batch, None
+        batch, state, self.zeros = self.victim.batch, None, 0
         while len(waiting) or state is not None:
             room = batch - (0 if state is None else len(state["y"]))
             if len(waiting) and (state is None or 4 * room >= batch):
-                state = _join(state, self._enter(waiting[:room], key))
+                state = _join(state, self._enter(waiting[:room], key, self.attack))
                 waiting = waiting[room:]
             assert state is not None
             logits, grad, value = gradient(self.attack, self.net, state)
             self.victim.backwards += len(grad) * self.attack.eot if self.attack.uses_gradient else 0
             first = state["taken"] == 0
-            if count_zeros and first.any():
-                self.zero_gradient += int((is_zero(grad) & first).sum())
+            if self.attack.uses_gradient and not self.checked and first.any():
+                self.zeros += int((is_zero(grad) & first).sum())
             stay = self._note_success(state, logits)
             self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
-            if self.attack.minimal:
-                self._hand_in(_select(state, ~stay))
+            self._hand_in(_select(state, ~stay))
             state, logits, grad, value = _select(state, stay), logits[stay], grad[stay], value[stay]
             if len(logits):
                 state = advance(self.attack, state, logits, grad, value, key)
                 state = self._retire(state)
             state = state if len(state["y"]) else None
 
-    def _enter(self, rows: Tensor, key: Key) -> State:
+    def _enter(self, rows: Tensor, key: Key, attack: Attack) -> State:
         """The state of images that start; `row` is their place in this run."""
         device = device_of(self.victim.model, self.x.device)
         x, y, index = (t[rows].to(device) for t in (self.x, self.y, self.index))
         known = None if self.clean_logits is None else self.clean_logits[rows.to(device)]
-        return begin(self.attack, x, y, key, index, known) | {"row": rows.to(device)}
+        return begin(attack, x, y, key, index, known) | {"row": rows.to(device)}
 
     def _note_success(self, state: State, logits: Tensor) -> Tensor:
         """Keep the first success of each image, or the smallest one; (k,) bool: which images go on."""
-        everything = torch.ones_like(state["y"], dtype=torch.bool)
+        stay = ~self.attack.finished(state, logits)
         if self.victim.draws > 1:  # one draw of a randomized model proves nothing: its last point is judged
-            return everything
-        if self.attack.minimal:
+            return stay
+        if self.seeks_minimum:
             self._note_nearest(state["row"], state["x"], logits.argmax(1) != state["y"], state["taken"])
-            return ~self.attack.finished(state, logits)
+            return stay
         won = self.attack.success(state, logits)
         if won.any():
             rows = state["row"][won].to(self.first.device)
             new = self.first[rows] < 0
             self.adversarial[rows[new]] = state["x"][won].to(self.x.device)[new]
             self.first[rows[new]] = state["taken"][won].to(self.first.device)[new]
-        return ~won if self.drop else everything
+        return stay & ~won if self.drop else stay
 
     def _retire(self, state: State) -> State:
         """Take out the images that have had all their steps; their last point is what is verified."""
@@ -209,7 +229,7 @@ class Search:
         if not len(state["y"]):
             return
         rows = state["row"].to(self.first.device)
-        new = torch.ones_like(self.fooled[rows]) if self.attack.minimal else self.first[rows] < 0
+        new = torch.ones_like(self.fooled[rows]) if self.seeks_minimum else self.first[rows] < 0
         last = self.attack.final(state, self.victim.draws > 1).to(self.x.device)
         self.adversarial[rows[new]] = last[new]
 

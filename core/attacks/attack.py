@@ -3,8 +3,9 @@
 An attack is a start and an update on per-sample tensors, so that rows can leave and enter between any two steps.
 """
 
+from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,25 @@ from ..errors import OptionError
 from ..option import Method, option
 from .norms import NORMS
 
+if TYPE_CHECKING:
+    from .replay import Parent
+
+A = TypeVar("A", bound="Attack")
 State = dict[str, Tensor]  # per-sample tensors only: the driver selects rows of every entry when samples are dropped
 _STEP_STREAM = 1 << 32  # above any image index: an image has one stream of draws for each of its steps
 Key = tuple[int | str, ...]  # names a stream of draws: (seed, attack, restart); each image adds its own index
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of the model that is attacked, beside its answers: of use to ensembles and to replay.
+
+    parent the float model that it was made from, with the adversarials crafted there; None where it is not known
+    randomized whether it draws noise
+    """
+
+    parent: "Parent | None" = None
+    randomized: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +47,9 @@ class Attack(Method):
     """
 
     uses_gradient: ClassVar[bool] = True  # otherwise nothing is differentiated, and `update` gets gradients (n, 0)
-    sees_answers: ClassVar[bool] = False
     minimal: ClassVar[bool] = False  # seeks the smallest perturbation of each image, beyond the radius too
+    straight_through: ClassVar[bool] = False  # passes rounding from the first step on, where the model rounds
+    knowledge: ClassVar[Knowledge] = Knowledge()  # replaced by `informed`, object by object
     caveat: ClassVar[str] = ""  # what whoever reads its result must know; a warning in the report
 
     eps: float | None = option(None, "radius; without one, that of the data set", unit="input units in [0, 1]", low=0.0)
@@ -66,12 +84,27 @@ class Attack(Method):
         return logits.argmax(1) != state["y"]
 
     def finished(self, state: State, logits: Tensor) -> Tensor:
-        """(n,) bool: images that need no further step; asked of minimal-norm attacks in place of `success`."""
+        """(n,) bool: images that need no further step although they may have had no success."""
         return torch.zeros_like(state["y"], dtype=torch.bool)
+
+    @property
+    def sees_answers(self) -> bool:
+        """Whether the state holds `clean_logits`, the model's answers to the images themselves."""
+        return False
 
     def fitted(self, classes: int) -> "Attack":
         """The attack for a model of so many classes; asked of attacks that see answers."""
         return self
+
+    def rescaled(self) -> "Attack | None":
+        """The same attack with a loss that logits of any scale have a gradient of; None if that is so anyway."""
+        return None
+
+    def informed(self: A, knowledge: Knowledge) -> A:
+        """The same attack, which knows this of the model; not an option, and not recorded as one."""
+        found = copy(self)
+        object.__setattr__(found, "knowledge", knowledge)
+        return found
 
     @property
     def members(self) -> "tuple[Attack, ...]":

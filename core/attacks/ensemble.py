@@ -58,6 +58,6 @@ class AutoAttack(Ensemble):
         return (
             ApgdCe(eps=self.eps, eot=self.eot, steps=self.steps),
             ApgdT(eps=self.eps, eot=self.eot, steps=self.steps, targets=self.targets),
-            FabT(eps=self.eps, eot=self.eot, steps=2 * self.steps, targets=self.targets),
+            FabT(eps=self.eps, eot=self.eot, steps=self.steps, targets=self.targets),
             Square(eps=self.eps, eot=self.eot, queries=self.queries),
         )

@@ -30,4 +30,4 @@ class Noise(Attack):
     def _point(self, clean: Tensor, key: Key, index: Tensor) -> Tensor:
         shape = NORMS[self.norm]
         delta = shape.ball(key, index, tuple(clean.shape[1:])).to(clean) * self.radius
-        return (clean + shape.project(delta, self.radius)).clamp_(0, 1)
+        return shape.confine(clean, delta, self.radius)

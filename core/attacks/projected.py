@@ -1,23 +1,40 @@
 """Steepest ascent inside a ball around the image: what FGSM, IFGSM and PGD share."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import rng
 from ..option import option
-from .attack import Attack, Key, State, margin, stream
-from .norms import NORMS, Norm, is_zero
+from .attack import Attack, Key, State, stream
+from .losses import AUTO, LOSSES, TEMPERATURE_HELP, check_temperature, increased, increased_towards
+from .norms import NORMS, Norm, is_zero, l1_ascent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projected(Attack):
-    """x <- box(ball(x + step * steepest(gradient))); the box comes last, which cannot leave the ball."""
+    """x <- the point of ball and box at x + step * steepest(gradient)."""
+
+    _SPREAD: ClassVar[float] = 0.01  # share of the entries that one step changes in the L1 norm
 
     step: float | None = option(None, "length of one step; see the method for the default", unit="input units", low=0.0)
-    loss: str = option("ce", "cross entropy, or the margin to the best other class", choices=("ce", "margin"))
+    loss: str = option("ce", "cross entropy, margin to the best other class, or DLR", choices=LOSSES)
+    temperature: float | str = option(1.0, TEMPERATURE_HELP)
     targeted: bool = option(False, "aim at one class other than the label, drawn anew for each image and start")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_temperature(type(self).__name__, self.temperature)
+
+    @property
+    def sees_answers(self) -> bool:
+        return self.temperature == AUTO
+
+    def rescaled(self) -> "Projected | None":
+        return replace(self, temperature=AUTO) if self.loss == "ce" and self.temperature != AUTO else None
 
     @property
     def length(self) -> float:
@@ -37,26 +54,28 @@ class Projected(Attack):
         state = {"x": x}
         if self.starts_at_random():
             delta = self.shape.ball((*key, "start"), index, tuple(x.shape[1:])).to(x) * self.radius
-            state["x"] = (x + self.shape.project(delta, self.radius)).clamp(0, 1)
+            state["x"] = self.shape.confine(x, delta, self.radius)
         if self.targeted:
             state["draw"] = rng.uniform((*key, "target"), index, ()).to(x.device)
         return state
 
     def update(self, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
-        direction = self.shape.steepest(self._without_zeros(grad, state, key))
-        delta = self.shape.project(state["x"] - state["clean"] + self.length * direction, self.radius)
-        return {"x": (state["clean"] + delta).clamp_(0, 1)}
+        step = self._step(state["x"], self._without_zeros(grad, state, key))
+        return {"x": self.shape.confine(state["clean"], state["x"] - state["clean"] + step, self.radius)}
 
     def objective(self, state: State, logits: Tensor) -> Tensor:
         if not self.targeted:
-            return super().objective(state, logits) if self.loss == "ce" else margin(logits, state["y"])
-        aim = target(state, logits)
-        if self.loss == "ce":
-            return -super().objective(state | {"y": aim}, logits)
-        return (logits.gather(1, aim[:, None]) - logits.gather(1, state["y"][:, None]))[:, 0]
+            return increased(self.loss, state, logits, self.temperature)
+        return increased_towards(target(state, logits), self.loss, state, logits, self.temperature)
 
     def success(self, state: State, logits: Tensor) -> Tensor:
         return logits.argmax(1) == target(state, logits) if self.targeted else super().success(state, logits)
+
+    def _step(self, x: Tensor, grad: Tensor) -> Tensor:
+        """The steepest step of this length; in the L1 norm that would be one entry, and is a share of them."""
+        if self.norm != "l1":
+            return self.length * self.shape.steepest(grad)
+        return l1_ascent(x, grad, self.length, max(1, math.ceil(self._SPREAD * grad[0].numel())))
 
     def _without_zeros(self, grad: Tensor, state: State, key: Key) -> Tensor:
         """A random direction for images whose gradient is exactly zero, which would otherwise never move."""

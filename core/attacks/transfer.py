@@ -56,7 +56,7 @@ class Transfer(Attack):
                 "Craft them with the same --data, --split and --limit.",
             )
         delta = stored["adversarial"][rows].to(clean) - clean
-        return (clean + NORMS[self.norm].project(delta, self.radius)).clamp_(0, 1)
+        return NORMS[self.norm].confine(clean, delta, self.radius)
 
 
 def _same(stored: Tensor, clean: Tensor) -> bool:

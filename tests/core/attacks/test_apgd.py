@@ -1,5 +1,6 @@
 """Auto-PGD: optima of linear models, the checkpoint rule by hand, scale invariance, targets, and refusals."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from robustq.core import registry
 from robustq.core.attacks.aim import aim
-from robustq.core.attacks.apgd import Apgd, ApgdCe, ApgdDlr, ApgdT
+from robustq.core.attacks.apgd import ApgdCe, ApgdDlr, ApgdT, Stepped
 from robustq.core.attacks.attack import begin
 from robustq.core.attacks.dlr import dlr, targeted_dlr
 from robustq.core.attacks.norms import NORMS
@@ -44,9 +45,9 @@ def margins(net: nn.Sequential, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("attack", ALL)
-@pytest.mark.parametrize(("norm", "dual", "near"), [("linf", 1.0, 1e-4), ("l2", 2.0, 1e-3)])
+@pytest.mark.parametrize(("norm", "dual", "near"), [("linf", 1.0, 1e-4), ("l2", 2.0, 1e-3), ("l1", math.inf, 0.02)])
 def test_linear_models_fall_exactly_beyond_their_analytic_margin(
-    attack: type[Apgd], norm: str, dual: float, near: float
+    attack: type[Stepped], norm: str, dual: float, near: float
 ) -> None:
     net, x = linear(), images(40, 0.4, 0.6)
     with torch.no_grad():
@@ -57,8 +58,10 @@ def test_linear_models_fall_exactly_beyond_their_analytic_margin(
     assert distance.max() < 0.4  # the box is not in the way
     found = perturb(attack(eps=eps, norm=norm, steps=100), net, x, y)
     apart = (distance - eps).abs() > near
-    assert apart.sum() > 35
-    assert torch.equal(found.fooled[apart], (distance < eps)[apart])
+    assert apart.sum() > 25
+    assert not (found.fooled & (distance > eps + near)).any()
+    missed = int((~found.fooled & (distance < eps - near)).sum())
+    assert missed <= (1 if norm == "l1" else 0)  # sparse steps are a heuristic: they may end in another corner
     assert 10 < found.fooled.sum() < 30
 
 
@@ -86,7 +89,7 @@ def test_the_first_point_touches_the_sphere() -> None:
         assert torch.allclose(shape.size(start - x), torch.full((4,), 0.1), atol=1e-6)
 
 
-def run(attack: Apgd, values: list[list[float]]) -> list[dict[str, Tensor]]:
+def run(attack: Stepped, values: list[list[float]]) -> list[dict[str, Tensor]]:
     """The states after each update, for objectives given by hand: values[t][image], gradient t + 1."""
     n = len(values[0])
     x, y = torch.full((n, 1, 1, 1), 0.5), torch.zeros(n, dtype=torch.long)
@@ -131,7 +134,7 @@ def test_dlr_by_hand() -> None:
 
 
 @pytest.mark.parametrize("attack", [ApgdDlr, ApgdT])
-def test_dlr_attacks_do_not_see_the_scale_of_the_logits(attack: type[Apgd]) -> None:
+def test_dlr_attacks_do_not_see_the_scale_of_the_logits(attack: type[Stepped]) -> None:
     x, y = images(20), torch.arange(20) % 3
     one, large = (perturb(attack(eps=0.05, steps=10), linear(scale=s), x, y) for s in (1.0, 1024.0))
     assert torch.equal(one.fooled, large.fooled)
@@ -171,18 +174,14 @@ def test_a_randomized_model_is_judged_at_the_best_point() -> None:
     assert torch.equal(ApgdCe(eps=0.1).final(state, randomized=False), state["x"])
 
 
-def test_with_two_classes_the_targeted_attack_climbs_the_margin() -> None:
+def test_with_two_classes_dlr_attacks_climb_the_margin() -> None:
     net, x = linear(2), images(30, 0.4, 0.6)
     with torch.no_grad():
         y = net(x).argmax(1)
-    found, plain = (perturb(attack(eps=0.02), net, x, y) for attack in (ApgdT, ApgdCe))
-    assert torch.equal(found.fooled, plain.fooled)
-    assert 0 < found.fooled.sum() < 30
-
-
-def test_two_classes_have_no_dlr() -> None:
-    with pytest.raises(OptionError, match=r"needs 3 classes, the model has 2[\s\S]*apgd-ce"):
-        perturb(ApgdDlr(eps=0.1), linear(2), images(6), torch.tensor([0, 1, 0, 1, 0, 1]))
+    targeted, untargeted, plain = (perturb(attack(eps=0.02), net, x, y).fooled for attack in (ApgdT, ApgdDlr, ApgdCe))
+    assert torch.equal(targeted, plain)
+    assert torch.equal(untargeted, plain)
+    assert 0 < plain.sum() < 30
 
 
 @pytest.mark.parametrize(
