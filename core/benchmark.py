@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import registry
-from .attacks.attack import Attack
+from . import diagnostics, registry
+from .attacks.attack import Attack, Knowledge
+from .attacks.replay import Parent
 from .datasets.dataset import Dataset
 from .evaluation import Survey, predictions, survey
 from .inference import PROBE_IMAGES, frozen, is_randomized
@@ -24,11 +25,19 @@ _BATCHES = (1, 64)  # that latency is measured for
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be measured: its name in the table, the classifier ([0, 1] images -> logits), `size.measure` of it."""
+    """A model to be measured: its name in the table, the classifier ([0, 1] images -> logits), `size.measure` of it.
+
+    parent   the float model that it was made from, where it is known
+    artefact the model as its file runs, where that is not `model` itself
+    gradient "autograd", "surrogate" (the parent's) or "none"
+    """
 
     name: str
     model: nn.Module
     size: Mapping[str, Any] = field(default_factory=dict)
+    parent: Parent | None = None
+    artefact: nn.Module | None = None
+    gradient: str = "autograd"
 
 
 def benchmark(
@@ -40,6 +49,7 @@ def benchmark(
     batch_size: int | None = None,
     drop: bool = True,
     latency: bool = True,
+    checks: str = "default",
     on_event: Listener | None = None,
     entries: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
@@ -47,7 +57,8 @@ def benchmark(
 
     name, clean, attacks {label: accuracy}, worst_case (robust to every attack; None without attacks), bytes,
     bits_per_weight, sparsity, channel_sparsity, latency_ms (one image), latency {batch size: ms a batch},
-    randomized, details {label: name, options, radius, forwards, backwards, seconds, ...}, warnings, complete.
+    randomized, gradient, details {label: name, options, radius, forwards, backwards, seconds, ...}, checks (of
+    `diagnostics.run`, in the mode `checks`), warnings, complete.
     An accuracy is {"value", "ci95", "n"}, its share of all images: those that are wrong anyway count against it.
 
     `entries` is the list that is filled, as results come: after an interruption it holds what was done, `complete` is
@@ -57,7 +68,8 @@ def benchmark(
     for candidate in candidates:
         entry = _blank(candidate)
         entries.append(entry)
-        _measure(entry, candidate, data, attacks, seed, batch_size, drop, on_event)
+        evidence = _measure(entry, candidate, data, attacks, seed, batch_size, drop, on_event)
+        entry["checks"] = [finding.to_dict() for finding in diagnostics.run(evidence, checks)]
         if latency and len(data):
             times = {str(n): round(median_ms(candidate.model, _images(data, n)), 4) for n in _BATCHES}
             entry["latency_ms"], entry["latency"] = times["1"], times
@@ -75,7 +87,9 @@ def _blank(candidate: Candidate) -> dict[str, Any]:
         "latency_ms": None,
         "latency": {},
         "randomized": None,
+        "gradient": candidate.gradient,
         "details": {},
+        "checks": [],
         "warnings": [],
         "complete": False,
     }
@@ -90,16 +104,18 @@ def _measure(
     batch_size: int | None,
     drop: bool,
     on_event: Listener | None,
-) -> None:
-    """Clean accuracy, each attack, and the worst case so far."""
+) -> diagnostics.Evidence:
+    """Clean accuracy, each attack, and the worst case so far; what was found, for the checks."""
     model = candidate.model
     with frozen(model):
         randomized = bool(len(data)) and is_randomized(model, _images(data, PROBE_IMAGES))
     answers = predictions(model, data, batch_size=batch_size, randomized=randomized)
     robust = answers == data.labels
     entry |= {"clean": _accuracy(robust), "randomized": randomized}
-    for label, attack in attacks.items():
-        found = survey(
+    surveys: dict[str, Survey] = {}
+    informed = {name: attack.informed(Knowledge(candidate.parent, randomized)) for name, attack in attacks.items()}
+    for label, attack in informed.items():
+        surveys[label] = found = survey(
             attack, model, data, seed=seed, batch_size=batch_size, drop=drop, answers=answers, randomized=randomized,
             progress=_reporter(on_event, f"{candidate.name}: {label}"),
         )  # fmt: skip
@@ -108,6 +124,10 @@ def _measure(
         entry["worst_case"] = _accuracy(robust)
         entry["details"][label] = _details(attack, found, answers == data.labels)
         entry["warnings"] += [w for w in found.warnings if w not in entry["warnings"]]
+    return diagnostics.Evidence(
+        model, data, informed, surveys, answers, randomized=randomized, gradient=candidate.gradient,
+        parent=candidate.parent, artefact=candidate.artefact, seed=seed, batch_size=batch_size,
+    )  # fmt: skip
 
 
 def _details(attack: Attack, found: Survey, right: Tensor) -> dict[str, Any]:
