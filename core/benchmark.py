@@ -113,7 +113,8 @@ def _measure(
     robust = answers == data.labels
     entry |= {"clean": _accuracy(robust), "randomized": randomized}
     surveys: dict[str, Survey] = {}
-    informed = {name: attack.informed(Knowledge(candidate.parent, randomized)) for name, attack in attacks.items()}
+    knowledge = Knowledge(candidate.parent, randomized)
+    informed = {label: attack.informed(knowledge) for label, attack in attacks.items()}
     for label, attack in informed.items():
         surveys[label] = found = survey(
             attack, model, data, seed=seed, batch_size=batch_size, drop=drop, answers=answers, randomized=randomized,

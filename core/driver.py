@@ -1,7 +1,7 @@
 """The attack driver: `perturb` runs an attack on images and verifies everything it claims."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,7 +105,10 @@ def perturb(
         victim = Victim(model, batch, DRAWS if random else 1)
         with channels_last(model):
             clean = victim.answers(x, y) if predictions is None else predictions
+        attack = attack.informed(replace(attack.knowledge, randomized=random))
         run = Search(attack.members, victim, x, y, index, clean, drop and not random, progress)
+        if attack.straight_through:
+            run.pass_rounding()
         for place in range(len(run.members)):
             run.follow(place, seed)
     norms = NORMS[attack.norm].size(run.adversarial - x)

@@ -113,14 +113,18 @@ def _within(progress: Progress | None, done: int, here: int, total: int) -> Prog
 
 def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
     name = type(attack).__name__
-    found = [f"{name}: {attack.caveat}"] if attack.caveat else []
+    found = [f"{name}: {remark}" for remark in attack.remarks()]
     if randomized:
         found.append(
             f"The model is randomized: it is judged by its most frequent answer in {DRAWS} passes, and {name} follows "
             f"{'single draws' if attack.eot == 1 else f'the mean of {attack.eot} draws'} of its gradient. Its robust "
             f"accuracy is an upper bound{'; eot=20 comes closer' if attack.eot == 1 else ''}."
         )
-    if result.through_rounding:
+    if result.through_rounding and not result.zero_gradient:
+        found.append(
+            f"{name}: the model rounds: straight-through gradients were taken. Its robust accuracy is an upper bound."
+        )
+    elif result.through_rounding:
         found.append(
             f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, because "
             "the model rounds: the attack went on with straight-through gradients. Its robust accuracy is an upper "

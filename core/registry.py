@@ -27,7 +27,9 @@ TABLE: dict[str, dict[str, str]] = {
         "square": "attacks.square:Square",
         "transfer": "attacks.transfer:Transfer",
         "noise": "attacks.noise:Noise",
+        "replay": "attacks.replay:Replay",
         "quick": "attacks.ensemble:Quick",
+        "compressed": "attacks.compressed:Compressed",
         "autoattack": "attacks.ensemble:AutoAttack",
     },
     "objective": {

@@ -63,6 +63,7 @@ class Search:
         if self.rescaled:
             self.attack = self._fitted(self.attack.rescaled() or self.attack)
         name = registry.name_of(self.attack)
+        label = f"{name}-{place + 1}" if name in self.survivors else name
         robust = self.correct & ~self.fooled
         for repeat in range(self.attack.repeats):
             key = (seed, name, repeat)
@@ -70,7 +71,13 @@ class Search:
             while self._is_remedied():
                 self.one_start(key, robust)
             self.past += self.attack.iterations
-        self.survivors[name] = int((self.correct & ~self.fooled).sum())
+        self.survivors[label] = int((self.correct & ~self.fooled).sum())
+
+    def pass_rounding(self) -> None:
+        """Straight-through gradients from the first step on, where the model rounds."""
+        device = device_of(self.victim.model, self.x.device)
+        if len(self.x) and rounds(self.victim, self.x[:1].to(device)):
+            self.net, self.through_rounding = straight_through(self.victim), True
 
     def _is_remedied(self) -> bool:
         """Whether too many images had no gradient, and something was done about it: the start has to be made again.

@@ -100,6 +100,10 @@ class Attack(Method):
         """The same attack with a loss that logits of any scale have a gradient of; None if that is so anyway."""
         return None
 
+    def remarks(self) -> list[str]:
+        """What whoever reads its result must know, in sentences; warnings in the report."""
+        return [self.caveat] if self.caveat else []
+
     def informed(self: A, knowledge: Knowledge) -> A:
         """The same attack, which knows this of the model; not an option, and not recorded as one."""
         found = copy(self)

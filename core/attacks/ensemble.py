@@ -9,6 +9,7 @@ from ..option import option
 from .apgd import ApgdCe, ApgdT
 from .attack import Attack, Key, State
 from .fab import FabT
+from .replay import Replay
 from .square import Square
 
 
@@ -23,24 +24,38 @@ class Ensemble(Attack):
         )
 
 
+def replayed(ensemble: Attack, steps: int) -> tuple[Replay, ...]:
+    """The replay of the float parent's adversarials, where the ensemble knows the parent."""
+    replay = Replay(eps=ensemble.eps, norm=ensemble.norm, steps=steps).informed(ensemble.knowledge)
+    return (replay,) if ensemble.knowledge.parent is not None else ()
+
+
+def without_parent(ensemble: Attack) -> list[str]:
+    """What is to be said where the ensemble does not know the parent."""
+    if ensemble.knowledge.parent is not None:
+        return []
+    return ["no float parent is known, so the replay of its adversarials was left out; --parent FILE names it."]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quick(Ensemble):
-    """APGD on the cross entropy, APGD at the likeliest classes, a short Square: the worst case of each image."""
+    """Replay of the float parent, APGD on the cross entropy, APGD at the likeliest classes: the worst case."""
 
-    SOURCE = "robustq; members: Croce & Hein 2020, Andriushchenko et al. 2020"
-    caveat = "half of the steps, most targets, FAB and most queries of Square are left out of the standard ensemble."
-    norm: str = option("linf", "norm of the perturbation", choices=("linf",))
+    SOURCE = "robustq; members: Papernot et al. 2016, Croce & Hein 2020"
+    caveat = "half of the steps, most targets, FAB and Square are left out of the standard ensemble."
     steps: int = option(50, "steps of each start of APGD", low=1)
     targets: int = option(3, "classes aimed at", low=1)
-    queries: int = option(200, "points tried by Square for each image", low=2)
 
     @property
     def members(self) -> tuple[Attack, ...]:
         return (
-            ApgdCe(eps=self.eps, eot=self.eot, steps=self.steps),
-            ApgdT(eps=self.eps, eot=self.eot, steps=self.steps, targets=self.targets),
-            Square(eps=self.eps, eot=self.eot, queries=self.queries),
+            *replayed(self, self.steps),
+            ApgdCe(eps=self.eps, norm=self.norm, eot=self.eot, steps=self.steps),
+            ApgdT(eps=self.eps, norm=self.norm, eot=self.eot, steps=self.steps, targets=self.targets),
         )
+
+    def remarks(self) -> list[str]:
+        return [self.caveat, *without_parent(self)]
 
 
 @dataclass(frozen=True, kw_only=True)
