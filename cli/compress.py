@@ -38,7 +38,9 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Compressor (`robustq methods`); default: projection.", metavar="NAME", rich_help_panel=PANEL
+            help="Compressor (`robustq methods`); default: projection.",
+            metavar="NAME[:K=V,...]",
+            rich_help_panel=PANEL,
         ),
     ] = None,
     group: Annotated[
@@ -52,6 +54,12 @@ def compress(
     block_size: Annotated[
         int | None, typer.Option(help="Side of circulant blocks.", metavar="K", rich_help_panel=PANEL)
     ] = None,
+    shrink: Annotated[
+        bool,
+        typer.Option(
+            "--shrink", help="Cut zero channels out of the network at the end; needs its class.", rich_help_panel=PANEL
+        ),
+    ] = False,
     keep_fp: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +82,7 @@ def compress(
     report = job.start("compress", output, render.compress, vars(documents))
     recipe = to_recipe(run, model, data, attack, train, inner=True)
     recipe = flags.with_compression(recipe, bits, method, group, sparsity, block_size)
+    recipe = flags.shrinking(recipe) if shrink else recipe
     recipe = flags.keeping(recipe, keep_fp)
     place = results.place(file, out, job)
     execution.use(recipe.run)

@@ -83,7 +83,8 @@ def with_compression(
     if group is not None and bits is None and method is None:
         raise OptionError("--group is for quantization.", "Give --bits too.")
     specs: list[Spec] = []
-    if sparsity is not None and method not in names("pruner"):
+    named = Spec.parse(method) if method is not None else Spec("projection")
+    if sparsity is not None and named.name not in names("pruner"):
         specs.append(Spec("magnitude", {"sparsity": sparsity}))
         sparsity = None
     if block is not None and method is None:
@@ -91,9 +92,15 @@ def with_compression(
         block = None
     if bits is not None or method is not None:
         options = {"bits": bits, "group": group, "sparsity": sparsity, "block": block}
-        found = known(Spec(method or "projection", {k: v for k, v in options.items() if v is not None}), *COMPRESSORS)
-        specs.append(found)
+        given = {key: value for key, value in options.items() if value is not None}
+        specs.append(known(Spec(named.name, {**given, **named.options}), *COMPRESSORS))
     return dataclasses.replace(recipe, compress=tuple(specs)) if specs else recipe
+
+
+def shrinking(recipe: Recipe) -> Recipe:
+    """With the removal of dead channels as the last method."""
+    others = tuple(spec for spec in recipe.compress if spec.name != "shrink")
+    return dataclasses.replace(recipe, compress=(*others, Spec("shrink")))
 
 
 def with_compressors(recipe: Recipe, given: list[str]) -> Recipe:

@@ -53,6 +53,13 @@ def layers(found: Sequence[Entry]) -> Grid:
     return grid
 
 
+def shrunk(found: Sequence[Entry]) -> Grid:
+    """One row a weight that was cut."""
+    grid = Grid(["layer", "before", "after"], left=3)
+    grid.rows += [[layer["name"], shape(layer["before"]), shape(layer["after"])] for layer in found]
+    return grid
+
+
 def epochs(history: Sequence[Entry], chosen: int | None) -> Grid:
     """One row an epoch of training; `chosen` is the one whose weights were kept."""
     robust = any(entry["robust"] for entry in history)

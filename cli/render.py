@@ -59,10 +59,25 @@ def compress(report: Report, console: Console, verbose: int = 0) -> None:
         _layers(layers, console, verbose)
         half = [visible(layer["name"]) for layer in layers if layer["scheme"] == "half"]
         console.print(f"kept as fp16: {', '.join(half)}" if half else "kept as fp16: none")
+    if shrunk := content.get("shrunk"):
+        _shrunk(shrunk, console, verbose)
     if measured := content.get("accuracy"):
         before, after = accuracy(measured["before"]), accuracy(measured["after"])
         console.print(f"accuracy on {visible(images(measured['data']))}: {before} before, {after} after")
     _totals(content, console)
+
+
+def _shrunk(shrunk: Mapping[str, Any], console: Console, verbose: int) -> None:
+    """How far the layers were cut, and which zero channels stayed and why."""
+    if verbose:
+        console.print(drawn(grids.shrunk(shrunk["layers"])))
+    before, after = (shrunk["weights"][when] for when in ("before", "after"))
+    console.print(
+        f"channels cut from {len(shrunk['layers'])} layers: {before:,} -> {after:,} numbers; "
+        f"largest difference {shrunk['max_error']:.1g} of the largest logit"
+    )
+    for entry in shrunk["stay"]:
+        console.print(f"{entry['channels']} zero channels stay: {visible(entry['why'])}")
 
 
 def train(report: Report, console: Console, verbose: int = 0) -> None:

@@ -62,7 +62,7 @@ def compress(
         **checkpoint.meta,
         "methods": [*earlier, *done],
         "keep_fp": list(keep_fp),
-        "parent": checkpoint.meta.get("parent") or _parent(checkpoint.source),
+        "parent": parent(checkpoint),
         "tool": f"robustq {version('robustq')}",
     }
     rest = {name: value for name, value in checkpoint.weights.items() if name not in everything}
@@ -180,8 +180,10 @@ def _bits(tensor: Packed) -> int:
     return 8 * values.element_size()
 
 
-def _parent(source: Source) -> dict[str, Any]:
-    return {"sha256": source.sha256, "name": PurePath(source.path).name, "bytes": source.bytes}
+def parent(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file that a model made from this one has as its parent: the first of a chain."""
+    of = checkpoint.source
+    return checkpoint.meta.get("parent") or {"sha256": of.sha256, "name": PurePath(of.path).name, "bytes": of.bytes}
 
 
 def _in_memory(source: Source) -> Source:

@@ -58,6 +58,7 @@ TABLE: dict[str, dict[str, str]] = {
         "rvsm": "pruners.rvsm:Rvsm",
         "rgsm": "pruners.rgsm:Rgsm",
         "rsr": "pruners.rsr:Rsr",
+        "shrink": "pruners.shrink:Shrink",
     },
     "structure": {
         "circulant": "structures.circulant:Circulant",

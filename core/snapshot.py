@@ -19,6 +19,7 @@ from .objectives.objective import Objective
 from .packed import Half, Packed, half_float
 from .recipe import Recipe, Spec
 from .session import Session
+from .shrinking import narrow
 from .targets import Targets
 from .view import View
 
@@ -122,6 +123,8 @@ class Snapshots:
         }
         if record := inserted.record(model.net):
             meta["inserted"] = record
+        if shrunk := narrow.record(model.net):
+            meta["shrunk"] = shrunk
         if self.recipe.compress:
             meta |= {"methods": [spec.to_dict() for spec in self.recipe.compress], "keep_fp": list(self.recipe.keep_fp)}
         if self.parent is not None and self.parent.sha256:

@@ -7,10 +7,15 @@ from typing import Any
 
 from . import comparison, compression, registry, size, training
 from .checkpoint import Checkpoint, dumps
+from .errors import RobustqError
 from .evaluation import accuracy
 from .packed import Packed
+from .pruners.shrink import Shrink
 from .recipe import Recipe, Spec
+from .shrinking.shrink import shrink
 from .training import Event
+
+SHRINK = "shrink"  # the one method that works on the finished model
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,31 @@ def compress(
     """
     if train or trains(recipe.compress):
         return _trained(recipe, start, state_path, on_event)
-    made = compression.compress(start, recipe.compress, keep_fp=recipe.keep_fp)
+    methods = [spec for spec in recipe.compress if spec.name != SHRINK]
+    made = compression.Compressed(start, [], [])
+    if methods or not recipe.compress:
+        made = compression.compress(start, methods, keep_fp=recipe.keep_fp)
     checkpoint = replace(made.checkpoint, meta={**_described(start, recipe), **made.checkpoint.meta})
     content: dict[str, Any] = {"layers": made.layers}
+    if len(methods) < len(recipe.compress):
+        checkpoint, content["shrunk"] = _shrunk(checkpoint, recipe)
+        done = [*checkpoint.meta.get("methods", ()), {"name": SHRINK}]
+        checkpoint = replace(checkpoint, meta={**checkpoint.meta, "methods": done, "parent": compression.parent(start)})
     if recipe.data.name is not None:
         images = comparison.images(recipe)
         models = {"before": start, "after": checkpoint}
         measured = {when: accuracy(comparison.build(c, recipe), images).to_dict() for when, c in models.items()}
         content["accuracy"] = {**measured, "data": comparison.described(images)}
     return _made(checkpoint, content, made.warnings, start)
+
+
+def _shrunk(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Checkpoint, dict[str, Any]]:
+    """The model without its dead channels, and what the report says of it."""
+    (spec, *_) = (spec for spec in recipe.compress if spec.name == SHRINK)
+    options: Shrink = registry.create(spec.name, spec.options, "pruner")
+    of = recipe.model
+    found = shrink(checkpoint, arch=of.arch, args=of.args, mean=of.mean, std=of.std, shape=options.input)
+    return found.checkpoint, found.facts
 
 
 def train(
@@ -72,7 +93,13 @@ def _trained(recipe: Recipe, start: Checkpoint | None, state_path: Path | None, 
         original = start.dense()
         layers = [compression.layer(n, original[n].float(), t) for n, t in _ordered(original, result.checkpoint)]
         content["layers"] = layers
-    return _made(result.checkpoint, content, result.warnings, start)
+    checkpoint, warnings = result.checkpoint, list(result.warnings)
+    if any(spec.name == SHRINK for spec in recipe.compress):
+        try:
+            checkpoint, content["shrunk"] = _shrunk(checkpoint, recipe)
+        except RobustqError as error:  # what was trained is not thrown away for it
+            warnings.append(f"the network was not shrunk: {error.problem}")
+    return _made(checkpoint, content, warnings, start)
 
 
 def _ordered(names: Any, checkpoint: Checkpoint) -> list[tuple[str, Packed]]:

@@ -27,6 +27,12 @@ def narrow(net: nn.Module, shapes: Shapes, record: Mapping[str, Any]) -> None:
             _norm(name, layer, shapes.get(f"{name}.running_mean", ()))
     for name, widths in record.get("pads", {}).items():
         _pad(name, net, widths)
+    net.shrunk = dict(record)  # type: ignore[assignment]
+
+
+def record(net: nn.Module) -> dict[str, Any] | None:
+    """What `narrow` was told of this network; None for one that was not cut."""
+    return getattr(net, "shrunk", None)
 
 
 def _convolution(name: str, layer: nn.Conv2d, shape: tuple[int, ...], bias: bool) -> None:
