@@ -48,8 +48,11 @@ def status() -> dict[str, Any]:
     isa        the instruction set in use, "reference" without native code
     available  the instruction sets this build and processor offer, slowest first
     threads    the most threads a native call starts (torch.get_num_threads())
+    cuda       whether CUDA tensors have kernels: True, or why not
     """
     import torch
+
+    from .cuda import support
 
     return {
         "native": native is not None,
@@ -57,4 +60,5 @@ def status() -> dict[str, Any]:
         "isa": native.isa() if native else "reference",
         "available": list(native.available()) if native else [],
         "threads": torch.get_num_threads(),
+        "cuda": support.reason() or True,
     }

@@ -207,3 +207,5 @@ def native_conv2d(
 if backend.native is not None:
     LIBRARY.impl("lowbit_linear", native_linear, "CPU")
     LIBRARY.impl("lowbit_conv2d", native_conv2d, "CPU")
+if torch.backends.cuda.is_built():
+    from .cuda import ops as _cuda_ops  # noqa: F401  registers itself for CUDA tensors

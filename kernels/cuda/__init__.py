@@ -1,0 +1,12 @@
+"""Kernels for NVIDIA GPUs: sources as package data, compiled by NVRTC at first use, launched on torch's stream.
+
+| file        | what it is                                                                                  |
+|-------------|---------------------------------------------------------------------------------------------|
+| quantize.cu | K5: activations to bytes with one scale a sample                                            |
+| small.cu    | K1, K3: few samples; codes of two or four bits, bitmap and missing tiles                    |
+| gemm.cu     | K2, K4: many samples, and convolution; wgmma on Hopper, mma.sync elsewhere                  |
+| layout.py   | weights in the order in which the tensor cores take them                                    |
+| products.py | which kernel, on how large a grid, with which arguments                                     |
+| compiler.py, machine.py | from source to machine code, and onto the GPU                                   |
+| ops.py, support.py | the ops of `lowbit_ops` on CUDA tensors, and whether they run here                   |
+"""

@@ -1,0 +1,215 @@
+// K2, K4: y = act(x W^T + bias + residual) for many samples, and convolution as the same product over patches.
+//
+// A block makes 128 outputs x COLUMNS samples; each of its 8 warps has 16 outputs and all the samples. Weights go from
+// memory to registers (fragment order, FORMAT 0 and 1 of small.cu) and are unpacked there; activations go through
+// STAGES buffers in shared memory, as pieces of 8 samples x 16 bytes, which are free of bank conflicts for the copies
+// as for either kind of tensor core: WGMMA (sm_90a) or mma.sync (all others).
+//
+// x: quantize.cu, ORDER 1 (LINEAR) or ORDER 2 (CONVOLUTION: rows of the product are output pixels, columns are
+// (kernel row, kernel column, padded channel), a piece of 16 bytes has one tap). LIMBS 1 or 2 planes.
+// y (rows, outputs): for a convolution that is channels-last order. scale (outputs, groups) with `group` tiles each.
+// `largest` (samples), if given, takes the largest magnitude of each sample of y as bits, for the next layer's scale.
+#include "device.cuh"
+#include "numbers.cuh"
+
+#define WARPS 8
+#define TILE 128
+#define PIECES (TILE / 16)
+#define DOWN 128                          // bytes from 8 samples to the next 8
+#define ALONG (COLUMNS * 16 + 16)         // from a piece to the next along a row; the 16 spread the banks
+#define STAGE_BYTES (LIMBS * PIECES * ALONG)
+#define SETS (COLUMNS / 8)
+
+#if FORMAT == 0
+#define WORDS 4
+#define FOLD (1.0f / 64)
+#else
+#define WORDS 8
+#define FOLD (1.0f / 16)
+#endif
+
+#if CONVOLUTION
+struct Geometry {
+  int height, width, channels, out_height, out_width, kernel_width, taps;
+  int stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+};
+#define PER_SAMPLE (shape.out_height * shape.out_width)
+#else
+struct Geometry {
+  int unused;
+};
+#define PER_SAMPLE 1
+#endif
+
+// Where the 16 bytes of a piece of a row come from; null where there is only padding.
+__device__ __forceinline__ const u8* source(const u8* q, i64 row, i64 rows, int piece, int tiles, const Geometry& shape) {
+  if (row >= rows) return 0;
+#if CONVOLUTION
+  int slices = shape.channels / 16, tap = piece / slices;
+  if (tap >= shape.taps) return 0;
+  i64 pixel = row % PER_SAMPLE, sample = row / PER_SAMPLE;
+  int y = (int)(pixel / shape.out_width) * shape.stride_y - shape.pad_y + tap / shape.kernel_width * shape.dilation_y;
+  int x = (int)(pixel % shape.out_width) * shape.stride_x - shape.pad_x + tap % shape.kernel_width * shape.dilation_x;
+  if (y < 0 || y >= shape.height || x < 0 || x >= shape.width) return 0;
+  return q + ((sample * shape.height + y) * shape.width + x) * shape.channels + piece % slices * 16;
+#else
+  return q + row * tiles * TILE + piece * 16;
+#endif
+}
+
+__device__ __forceinline__ void fill(u8* stage, const u8* q, i64 plane, i64 first, i64 rows, int tile, int tiles,
+                                     const Geometry& shape) {
+  for (int i = threadIdx.x; i < COLUMNS * PIECES; i += 32 * WARPS) {
+    int piece = i % PIECES, row = i / PIECES;
+    const u8* from = source(q, first + row, rows, tile * PIECES + piece, tiles, shape);
+    u8* to = stage + piece * ALONG + row * 16;
+#pragma unroll
+    for (int limb = 0; limb < LIMBS; ++limb)
+      copy_async(to + limb * PIECES * ALONG, from ? from + limb * plane : q, from != 0);
+  }
+}
+
+struct Weights {
+  u32 word[WORDS];
+};
+
+__device__ __forceinline__ Weights load_weights(const u32* packed, i64 tile, bool present) {
+  Weights w = {};
+  const u32* from = packed + (tile * 32 + threadIdx.x % 32) * WORDS;
+#pragma unroll
+  for (int quad = 0; present && quad < WORDS / 4; ++quad) {
+    Quad found = load_cached(from + 4 * quad);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w.word[4 * quad + i] = found.word[i];
+  }
+  return w;
+}
+
+__device__ __forceinline__ void unpack(const Weights& w, int s, u32 (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#if FORMAT == 0
+    a[i] = w.word[s] << (2 * i) & 0xC0C0C0C0u;
+#else
+    a[i] = w.word[2 * s + i / 2] << (4 * (i % 2)) & 0xF0F0F0F0u;
+#endif
+}
+
+// sum += weights of a tile times the samples of a stage.
+__device__ __forceinline__ void multiply(int (&sum)[LIMBS][SETS][4], const Weights& w, const u8* stage) {
+#if WGMMA
+  u32 a[4][4];
+#pragma unroll
+  for (int s = 0; s < 4; ++s) unpack(w, s, a[s]);
+  begin_products();
+#pragma unroll
+  for (int s = 0; s < 4; ++s)
+#pragma unroll
+    for (int limb = 0; limb < LIMBS; ++limb)
+      wgmma_s8(sum[limb], a[s], describe(stage + (limb * PIECES + 2 * s) * ALONG, ALONG, DOWN));
+  finish_products();
+#pragma unroll
+  for (int limb = 0; limb < LIMBS; ++limb) settle(sum[limb]);
+#else
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    u32 a[4];
+    unpack(w, s, a);
+#pragma unroll
+    for (int limb = 0; limb < LIMBS; ++limb)
+#pragma unroll
+      for (int set = 0; set < SETS; ++set) {
+        const u8* at = stage + (limb * PIECES + 2 * s) * ALONG + set * DOWN + lane * 4;
+        mma_s8(sum[limb][set], a, *(const u32*)at, *(const u32*)(at + ALONG));
+      }
+  }
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+    large_product(const u32* packed, const u8* q, i64 plane, const float* unit, const float* scale, int groups,
+                  int group, const float* bias, const Element* residual, Element* y, u32* largest, i64 rows,
+                  int outputs, int tiles, int relu, Geometry shape) {
+  u8* stages = shared_memory();
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  int block = blockIdx.y * WARPS + warp;
+  bool present = block * 16 < outputs;
+  i64 first = (i64)blockIdx.x * COLUMNS;
+
+  int sum[LIMBS][SETS][4] = {};
+#if GROUPED
+  float total[SETS][4] = {};
+#endif
+  auto factor = [&](int h, int index) {
+    int output = block * 16 + g + 8 * h;
+    return output < outputs ? scale[(i64)output * groups + index] * FOLD : 0.0f;
+  };
+  auto value_of = [&](int set, int i) {
+    float value = (float)sum[0][set][i];
+    return LIMBS == 2 ? 256.0f * value + (float)sum[LIMBS - 1][set][i] : value;
+  };
+
+#pragma unroll
+  for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
+    if (ahead < tiles) fill(stages + ahead * STAGE_BYTES, q, plane, first, rows, ahead, tiles, shape);
+    commit_copies();
+  }
+  Weights next = load_weights(packed, (i64)block * tiles, present);
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_copies<STAGES - 2>();
+#if WGMMA
+    publish_shared();
+#endif
+    // Everybody's copies of this tile have come, and nobody reads the tile before it any more.
+    synchronize();
+    int ahead = tile + STAGES - 1;
+    if (ahead < tiles) fill(stages + ahead % STAGES * STAGE_BYTES, q, plane, first, rows, ahead, tiles, shape);
+    commit_copies();
+    Weights now = next;
+    if (tile + 1 < tiles) next = load_weights(packed, (i64)block * tiles + tile + 1, present);
+    multiply(sum, now, stages + tile % STAGES * STAGE_BYTES);
+#if GROUPED
+    if (tile + 1 == tiles || (tile + 1) % group == 0) {
+      float row[2] = {factor(0, tile / group), factor(1, tile / group)};
+#pragma unroll
+      for (int set = 0; set < SETS; ++set)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          total[set][i] += row[i / 2] * value_of(set, i);
+          for (int limb = 0; limb < LIMBS; ++limb) sum[limb][set][i] = 0;
+        }
+    }
+#endif
+  }
+  wait_copies<0>();
+
+  int output[2] = {block * 16 + g, block * 16 + g + 8};
+  float row[2] = {factor(0, 0), factor(1, 0)}, shift[2] = {0.0f, 0.0f};
+  for (int h = 0; bias && h < 2; ++h) shift[h] = output[h] < outputs ? bias[output[h]] : 0.0f;
+#pragma unroll
+  for (int set = 0; set < SETS; ++set)
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      i64 place = first + 8 * set + 2 * t + c;
+      if (place >= rows) continue;
+      float of_sample = unit[place / PER_SAMPLE];
+      u32 most = 0;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        if (output[h] >= outputs) continue;
+#if GROUPED
+        float value = total[set][2 * h + c];
+#else
+        float value = row[h] * value_of(set, 2 * h + c);
+#endif
+        value = value * of_sample + shift[h];
+        if (residual) value += widen(residual[place * outputs + output[h]]);
+        if (relu) value = value > 0 || value != value ? value : 0.0f;
+        y[place * outputs + output[h]] = narrow(value);
+        u32 bits = float_bits(value) & 0x7FFFFFFF;
+        most = bits > most ? bits : most;
+      }
+      if (largest) raise_to(largest + place / PER_SAMPLE, most);
+    }
+}

@@ -1,0 +1,216 @@
+"""What is launched for a product: which kernel in which variant, on how large a grid, with which arguments.
+
+The launcher is handed in: `machine.launch` on a GPU; the tests run the same plan on a CPU.
+"""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layout import OUTPUTS, TILE, Fragments
+
+THREADS = 256
+SMALL = 32  # most samples for which the weights are read once, by small.cu
+LIMBS = {"bf16": 0, "int8": 1, "accurate": 2}
+_ELEMENT = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_PIECES = TILE // 16
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel: `function` of the file `source`, compiled with `defines`, on a grid of blocks of `THREADS`.
+
+    arguments: tensors (their address), None (a null pointer) and ctypes values, in the order of the kernel's.
+    """
+
+    source: str
+    function: str
+    defines: Mapping[str, int]
+    grid: tuple[int, int]
+    shared: int
+    arguments: Sequence[Any]
+
+
+Launcher = Callable[[Launch, torch.device], None]
+
+
+class Geometry(ctypes.Structure):
+    """Of a convolution, as gemm.cu declares it."""
+
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in (
+            "height", "width", "channels", "out_height", "out_width", "kernel_width", "taps", "stride_y", "stride_x",
+            "pad_y", "pad_x", "dilation_y", "dilation_x",
+        )
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, stride, padding and dilation of a convolution, each (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output."""
+        sizes = zip((height, width), self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        tall, wide = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+        return tall, wide
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to the sums: + bias (outputs,), + residual (like y), ReLU; `largest` (samples,) int32 or None.
+
+    largest takes the largest magnitude of each sample of y, as the bits of a float32: it must hold zeros before.
+    """
+
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+    largest: Tensor | None = None
+
+
+def linear(
+    x: Tensor, weight: Fragments, mode: str, launch: Launcher, epilogue: Epilogue = Epilogue(), wgmma: bool = False
+) -> Tensor:
+    """x (samples, columns) float32, float16 or bfloat16 -> y (samples, outputs) of its dtype.
+
+    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or, for two-bit codes, "bf16".
+    """
+    samples = len(x)
+    y = x.new_empty(samples, weight.outputs)
+    if not samples:
+        return y
+    x, element = x.contiguous(), _ELEMENT[x.dtype]
+    # Sparse weights and bfloat16 have no kernel for many samples: they are read once for every `SMALL` of them.
+    plain = epilogue.residual is None and epilogue.largest is None
+    special = weight.signs is not None or weight.tile_start is not None or not LIMBS[mode]
+    if special and not plain:
+        raise ValueError("sparse weights and bfloat16 have no fused residual")
+    small = special or (plain and samples <= SMALL)
+    q, plane, unit = _quantized_rows(x, weight.tiles, mode, 0 if small else 1, launch)
+    if small:
+        launch(_small(y, weight, q, plane, unit, mode, epilogue, element), x.device)
+    else:
+        launch(_large(y, weight, q, plane, unit, mode, epilogue, element, wgmma), x.device)
+    return y
+
+
+def convolution(
+    x: Tensor,
+    weight: Fragments,
+    window: Window,
+    mode: str,
+    launch: Launcher,
+    epilogue: Epilogue = Epilogue(),
+    wgmma: bool = False,
+) -> Tensor:
+    """x (n, c, h, w), weight of columns (kernel row, kernel column, c padded to 16) -> y (n, outputs, oh, ow).
+
+    y is channels-last in memory; a residual must be too. mode "int8" or "accurate", one scale a sample.
+    """
+    n, channels, height, width = x.shape
+    tall, wide = window.output(height, width)
+    y = x.new_empty(n, tall, wide, weight.outputs)
+    if y.numel():
+        element, padded = _ELEMENT[x.dtype], -(-channels // 16) * 16
+        plane, limbs = n * height * width * padded, LIMBS[mode]
+        q = torch.empty(limbs * plane, dtype=torch.int8, device=x.device)
+        unit = torch.empty(n, dtype=torch.float32, device=x.device)
+        sizes = [ctypes.c_int(v) for v in (channels, height, width)]
+        arguments = [x, *sizes, *map(ctypes.c_longlong, x.stride()), ctypes.c_int(padded), q, ctypes.c_longlong(plane)]
+        # x.stride() is by sample, channel, row, column: the order of the kernel's arguments.
+        defines = {"LIMBS": limbs, "ORDER": 2, "ELEMENT": element}
+        launch(Launch("quantize.cu", "quantize_images", defines, (n, 1), 128, [*arguments, unit]), x.device)
+        rows, columns = window.kernel
+        shape = Geometry(
+            height, width, padded, tall, wide, columns, rows * columns, *window.stride, *window.padding,
+            *window.dilation,
+        )  # fmt: skip
+        flat = y.view(-1, weight.outputs)
+        launch(_large(flat, weight, q, plane, unit, mode, epilogue, element, wgmma, shape), x.device)
+    return y.permute(0, 3, 1, 2)
+
+
+def _quantized_rows(x: Tensor, tiles: int, mode: str, order: int, launch: Launcher) -> tuple[Tensor, int, Tensor]:
+    """The bytes of quantize.cu, the size of a plane of them, and the scale of each sample."""
+    limbs, rows = LIMBS[mode], -(-len(x) // 8) * 8
+    plane = rows * tiles * TILE
+    q = torch.empty(plane * (limbs or 2), dtype=torch.int8, device=x.device)
+    unit = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    sizes = [ctypes.c_longlong(len(x)), ctypes.c_int(x.shape[1]), ctypes.c_int(tiles)]
+    defines = {"LIMBS": limbs, "ORDER": order, "ELEMENT": _ELEMENT[x.dtype]}
+    arguments = [x, *sizes, q, ctypes.c_longlong(plane), unit]
+    launch(Launch("quantize.cu", "quantize_rows", defines, (len(x), 1), 128, arguments), x.device)
+    return q, plane, unit
+
+
+def _small(
+    y: Tensor, weight: Fragments, q: Tensor, plane: int, unit: Tensor, mode: str, epilogue: Epilogue, element: int
+) -> Launch:
+    samples = len(y)
+    bitmap, listed = weight.signs is not None, weight.tile_start is not None
+    sets = next((s for s in (1, 2) if samples <= 8 * s), 4)
+    blocks = 2 if sets == 1 and not bitmap and not listed else 1
+    defines = {
+        "FORMAT": 2 if bitmap else int(weight.bits == 4),
+        "LIMBS": LIMBS[mode],
+        "SETS": sets,
+        "BLOCKS": blocks,
+        "LISTED": int(listed),
+        "ELEMENT": element,
+    }
+    grid = (-(-weight.outputs // (OUTPUTS * blocks)), -(-samples // (8 * sets)))
+    shared = THREADS // 32 * 8 * sets * OUTPUTS * blocks * 4 + (1024 if bitmap else 0)
+    numbers = [ctypes.c_int(v) for v in (samples, weight.outputs, weight.tiles, int(epilogue.relu))]
+    arguments = [
+        weight.words, weight.signs, weight.sign_start, weight.tile_start, weight.tile_index, q,
+        ctypes.c_longlong(plane), unit, weight.scale, ctypes.c_int(weight.scale.shape[1]), ctypes.c_int(weight.group),
+        epilogue.bias, y, *numbers,
+    ]  # fmt: skip
+    return Launch("small.cu", "small_linear", defines, grid, shared, arguments)
+
+
+def _large(
+    y: Tensor,
+    weight: Fragments,
+    q: Tensor,
+    plane: int,
+    unit: Tensor,
+    mode: str,
+    epilogue: Epilogue,
+    element: int,
+    wgmma: bool,
+    shape: Geometry | None = None,
+) -> Launch:
+    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1
+    columns = 64 if limbs == 2 and grouped else 128  # what the registers hold
+    stages = 2 if limbs == 2 and columns == 128 else 3  # what 99 KiB of shared memory hold
+    defines = {
+        "FORMAT": int(weight.bits == 4),
+        "LIMBS": limbs,
+        "COLUMNS": columns,
+        "STAGES": stages,
+        "GROUPED": int(grouped),
+        "CONVOLUTION": int(shape is not None),
+        "ELEMENT": element,
+        "WGMMA": int(wgmma),
+    }
+    grid = (-(-len(y) // columns), -(-weight.outputs // (OUTPUTS * THREADS // 32)))
+    shared = stages * limbs * _PIECES * (columns * 16 + 16)
+    arguments = [
+        weight.words, q, ctypes.c_longlong(plane), unit, weight.scale, ctypes.c_int(weight.scale.shape[1]),
+        ctypes.c_int(weight.group), epilogue.bias, epilogue.residual, y, epilogue.largest, ctypes.c_longlong(len(y)),
+        ctypes.c_int(weight.outputs), ctypes.c_int(weight.tiles), ctypes.c_int(int(epilogue.relu)),
+        shape if shape is not None else ctypes.c_int(0),
+    ]  # fmt: skip
+    return Launch("gemm.cu", "large_product", defines, grid, shared, arguments)

@@ -1,0 +1,120 @@
+// K5: activations to signed bytes with one scale a sample, in the order in which the products read them.
+//
+// LIMBS 1: x = scale * q, |q| <= 127. LIMBS 2: x = scale * (256 high + low), |256 high + low| <= 127 * 256, two planes.
+// LIMBS 0: bfloat16, no scale. A sample with an infinity or NaN gets the scale NaN: its outputs are NaN, as they should.
+// Columns are padded with zeros to `tiles` of 128, so that no product needs a mask.
+//
+// ORDER 0, for small batches: by tiles of 8 samples x 128 columns, in them by lane (4 g + t: sample g, columns
+// 16 i + 4 t ... + 3), so that a warp reads its operands as one contiguous piece. ORDER 1: row after row.
+// ORDER 2, images: x (samples, channels, height, width) by any strides -> (samples, height, width, padded channels).
+#include "device.cuh"
+#include "numbers.cuh"
+
+#define THREADS 256
+#define TILE 128
+
+// The largest magnitude as bits: they order like the values, with infinity and NaN above all. Every thread gets it.
+__device__ __forceinline__ u32 largest_of_block(u32 mine) {
+  u32* found = (u32*)shared_memory();
+#pragma unroll
+  for (int mask = 16; mask; mask >>= 1) {
+    u32 other = shuffle_xor(mine, mask);
+    mine = other > mine ? other : mine;
+  }
+  if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = mine;
+  synchronize();
+  for (int warp = 0; warp < THREADS / 32; ++warp) mine = found[warp] > mine ? found[warp] : mine;
+  return mine;
+}
+
+// The scale of a sample, and its inverse: 0 where there is nothing to scale.
+__device__ __forceinline__ float scale_of(u32 largest, float* inverse) {
+  const float levels = LIMBS == 2 ? 127.0f * 256.0f : 127.0f;
+  bool finite = largest < 0x7F800000;
+  float scale = finite ? bits_float(largest) / levels : bits_float(0x7FC00000);
+  *inverse = finite && scale > 0 ? levels / bits_float(largest) : 0.0f;
+  // A denormal magnitude has no finite inverse; to the last bit of what matters it is zero.
+  if (float_bits(*inverse) >= 0x7F800000) *inverse = 0.0f;
+  return scale;
+}
+
+// Four values -> their bytes in each limb.
+__device__ __forceinline__ void to_bytes(const float (&x)[4], float inverse, u32* high, u32* low) {
+  *high = *low = 0;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    int q = round_to_int(x[j] * inverse);
+    int top = LIMBS == 2 ? (q + 128) >> 8 : q;
+    *high |= (u32)(top & 255) << (8 * j);
+    if (LIMBS == 2) *low |= (u32)((q - 256 * top) & 255) << (8 * j);
+  }
+}
+
+#if ORDER != 2
+// x (rows, columns) -> q, planes of `plane` bytes; one block a sample, those from `rows` on write zeros.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    quantize_rows(const Element* x, i64 rows, int columns, int tiles, u8* q, i64 plane, float* scale) {
+  i64 row = blockIdx.x;
+  bool real = row < rows;
+  const Element* from = x + row * columns;
+  float inverse = 0.0f;
+#if LIMBS
+  u32 largest = 0;
+  for (int k = threadIdx.x; real && k < columns; k += THREADS) {
+    u32 bits = float_bits(widen(from[k])) & 0x7FFFFFFF;
+    largest = bits > largest ? bits : largest;
+  }
+  float unit = scale_of(largest_of_block(largest), &inverse);
+  if (threadIdx.x == 0 && real) scale[row] = unit;
+#endif
+  for (int four = threadIdx.x; four < tiles * (TILE / 4); four += THREADS) {
+    int k = 4 * four, tile = k / TILE, step = k % TILE / 32, half = k % 32 / 16, t = k % 16 / 4;
+    float value[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) value[j] = real && k + j < columns ? widen(from[k + j]) : 0.0f;
+    i64 place = ORDER == 0 ? (((row / 8) * tiles + tile) * 32 + row % 8 * 4 + t) * 32 + step * 8 + half * 4
+                           : row * tiles * TILE + k;
+#if LIMBS
+    u32 high, low;
+    to_bytes(value, inverse, &high, &low);
+    *(u32*)(q + place) = high;
+    if (LIMBS == 2) *(u32*)(q + plane + place) = low;
+#else
+    // The weights come out of their words as bytes 1, 3 and 0, 2: so do the columns.
+    *(u32*)(q + 2 * place) = to_bf16(value[1]) | (u32)to_bf16(value[3]) << 16;
+    *(u32*)(q + 2 * place + 4) = to_bf16(value[0]) | (u32)to_bf16(value[2]) << 16;
+#endif
+  }
+}
+#else
+// One block a sample; `padded` channels are a multiple of 16, strides in elements.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    quantize_images(const Element* x, int channels, int height, int width, i64 by_sample, i64 by_channel, i64 by_row,
+                    i64 by_column, int padded, u8* q, i64 plane, float* scale) {
+  const Element* from = x + blockIdx.x * by_sample;
+  i64 pixels = (i64)height * width;
+  u32 largest = 0;
+  for (i64 i = threadIdx.x; i < pixels * channels; i += THREADS) {
+    i64 channel = i / pixels, pixel = i % pixels;
+    u32 bits = float_bits(widen(from[channel * by_channel + pixel / width * by_row + pixel % width * by_column]));
+    bits &= 0x7FFFFFFF;
+    largest = bits > largest ? bits : largest;
+  }
+  float inverse, unit = scale_of(largest_of_block(largest), &inverse);
+  if (threadIdx.x == 0) scale[blockIdx.x] = unit;
+  // Pixels go with the threads, so that planar images are read along their rows.
+  for (i64 i = threadIdx.x; i < pixels * (padded / 4); i += THREADS) {
+    i64 pixel = i % pixels;
+    int channel = 4 * (int)(i / pixels);
+    const Element* at = from + pixel / width * by_row + pixel % width * by_column;
+    float value[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) value[j] = channel + j < channels ? widen(at[(channel + j) * by_channel]) : 0.0f;
+    u32 high, low;
+    to_bytes(value, inverse, &high, &low);
+    i64 place = (blockIdx.x * pixels + pixel) * padded + channel;
+    *(u32*)(q + place) = high;
+    if (LIMBS == 2) *(u32*)(q + plane + place) = low;
+  }
+}
+#endif
