@@ -1,4 +1,4 @@
-"""Write docs/results.md from examples/results/rows.toml and docs/results/*.json; --check exits with 1 if it is stale."""
+"""Write docs/results.md from examples/results/rows.toml and docs/results/*.json; with --check, only compare."""
 
 import importlib.util
 import json

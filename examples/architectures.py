@@ -106,3 +106,39 @@ class FashionCnn(nn.Module):
             x = F.relu(self.get_submodule(f"bn{i + 1}")(self.get_submodule(f"conv{i + 1}")(x)))
             x = F.max_pool2d(x, 2) if i < 2 else x
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for 32x32 images: a 3x3 stem without pooling, four stages of two blocks, widths 64 to 512."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        for i, (inputs, outputs) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512))):
+            stage = nn.Sequential(_Normed(inputs, outputs, 1 if i == 0 else 2), _Normed(outputs, outputs, 1))
+            setattr(self, f"layer{i + 1}", stage)
+        self.linear = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        for i in range(4):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class _Normed(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))

@@ -50,9 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="every row of the CPU tier")
     parser.add_argument("--list", action="store_true", help="print the rows, and whether each is recorded")
     parser.add_argument("--data-dir", type=Path, help="folder of the data sets; without it they are downloaded")
-    parser.add_argument(
-        "--models", type=Path, default=Path(), help="folder of published checkpoints to start from"
-    )
+    parser.add_argument("--models", type=Path, default=Path(), help="folder of published checkpoints to start from")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for models and reports")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", default="1")
