@@ -49,6 +49,17 @@ def benchmark(
     max_bytes: Annotated[
         str | None, typer.Option(help="Largest file, float parents aside.", metavar="N", rich_help_panel=PANEL)
     ] = None,
+    eps_sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Accuracy at these radii too, with the first attack; auto with --html.",
+            metavar="R,R...|auto|none",
+            rich_help_panel="Attack",
+        ),
+    ] = None,
+    sweep_limit: Annotated[
+        int | None, typer.Option(help="Images of the sweep; default 200.", metavar="N", rich_help_panel="Attack")
+    ] = None,
     out: Annotated[
         str | None, typer.Option("-o", help="Write the report (JSON) to this file as well.", metavar="FILE")
     ] = None,
@@ -61,6 +72,7 @@ def benchmark(
     from robustq.core import execution
     from robustq.core.comparison import evaluate
     from robustq.core.gates import Gates
+    from robustq.core.sweep import Sweep
 
     from . import render, streams
 
@@ -70,6 +82,10 @@ def benchmark(
     recipe = to_recipe(run, model, data, attack)
     streams.once(files or [])
     execution.use(recipe.run)
+    sweep = Sweep.parse(eps_sweep, sweep_limit, default=documents.html is not None)
     sources = [streams.source(path) for path in files or []]
     with job.progress() as on_event:
-        evaluate(sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event)
+        evaluate(
+            sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event,
+            sweep=sweep, examples=documents.html is not None,
+        )  # fmt: skip

@@ -6,8 +6,8 @@ import typer
 
 from .options import (
     AttackOptions,
+    CurveOptions,
     DataOptions,
-    DocumentOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -30,7 +30,7 @@ def compress(
     attack: AttackOptions,
     run: RunOptions,
     output: OutputOptions,
-    documents: DocumentOptions,
+    documents: CurveOptions,
     bits: Annotated[
         int | None,
         typer.Option(help="1 binary, 2 ternary, 3, 4 (15 levels), 8.", metavar="1|2|3|4|8", rich_help_panel=PANEL),

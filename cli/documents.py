@@ -50,6 +50,7 @@ def write(kind: str, report: Report, path: str, force: bool) -> None:
 
 
 def _renderer(kind: str) -> Callable[[Mapping[str, object]], str]:
-    from . import markdown
+    from . import curves, markdown
+    from .page import document
 
-    return {"markdown": markdown.render}[kind]
+    return {"markdown": markdown.render, "html": document.render, "csv": curves.render}[kind]

@@ -177,6 +177,20 @@ class DocumentOptions:
         str | None,
         _option("--markdown", help="Write the report as Markdown; `-` prints it.", panel="Output", metavar="FILE"),
     ] = None
+    html: Annotated[
+        str | None,
+        _option("--html", help="Write the report as one self-contained page.", panel="Output", metavar="FILE"),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class CurveOptions(DocumentOptions):
+    """The documents of a command that trains."""
+
+    csv: Annotated[
+        str | None,
+        _option("--csv", help="Write the curves of the training, a row an epoch.", panel="Output", metavar="FILE"),
+    ] = None
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:

@@ -120,6 +120,10 @@ class Run:
                 print(documents.text(str(self.printed), self.report), end="")
         except RobustqError as error:
             self.fail(error)
+        except OSError:  # standard output is closed or full: for the boundary
+            raise
+        except Exception as error:  # the figures are there: what can be reported of them still is
+            self.crash(error)
 
     @contextmanager
     def closing(self) -> Iterator[None]:

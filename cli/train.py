@@ -6,8 +6,8 @@ import typer
 
 from .options import (
     AttackOptions,
+    CurveOptions,
     DataOptions,
-    DocumentOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -27,7 +27,7 @@ def train(
     attack: AttackOptions,
     run: RunOptions,
     output: OutputOptions,
-    documents: DocumentOptions,
+    documents: CurveOptions,
     init: Annotated[str | None, typer.Option(help="Checkpoint to go on from.", metavar="MODEL")] = None,
     compress: Annotated[
         list[str] | None,
