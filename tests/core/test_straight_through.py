@@ -99,3 +99,54 @@ def test_progress_never_falls_although_the_attack_starts_over() -> None:
     perturb(Pgd(eps=0.05, steps=5), Rounded(7), *data(), progress=lambda done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
+
+
+class Dead(torch.autograd.Function):
+    """Few levels, without a gradient."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.div(torch.bitwise_not(-(x * 15).int() - 1), 15)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return torch.zeros_like(grad)
+
+
+class Own(Dead):
+    """The same with a gradient of its own."""
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return 3 * grad
+
+
+QUANTIZED: list[Callable[[Tensor], Tensor]] = [
+    Dead.apply,
+    lambda x: (x * 127).round().clamp(-128, 127).to(torch.int8).float() / 127,
+    lambda x: (x * 127).int() / 127.0,
+    lambda x: ((x * 100).round().to(torch.int32) + 3).clamp(0, 255).sub(3).to(torch.float32) / 100,
+    lambda x: torch.quantize_per_tensor(x, 0.01, 0, torch.quint8).dequantize(),
+    lambda x: torch.fake_quantize_per_tensor_affine(x, 0.01, 0, 0, 255),
+    lambda x: torch.fake_quantize_per_channel_affine(x, torch.full((2,), 0.01), torch.zeros(2), 1, 0, 255),
+]
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("function", QUANTIZED)
+def test_quantizers_of_all_kinds_pass_their_gradient(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.rand(4, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    value = straight_through(lambda z: function(z) @ weight)(x)
+    assert torch.equal(value, function(x) @ weight)
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    assert torch.allclose(grad, weight.sum(1).expand_as(x), rtol=1e-5)
+
+
+def test_a_function_without_a_gradient_counts_as_rounding() -> None:
+    x = torch.rand(1, 2)
+    weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    assert rounds(lambda z: Dead.apply(z) @ weight, x)
+    assert not rounds(lambda z: Own.apply(z) @ weight, x)
+    grown = straight_through(lambda z: Own.apply(z) @ weight)(x.requires_grad_())
+    assert torch.allclose(torch.autograd.grad(grown.sum(), x)[0], 3 * weight.sum(1))
