@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 
 LEAST, MOST = 1e-3, 5.0  # what a resolution is kept between, as in the released code
-# Resolutions for the half of a normal distribution that is above zero, as the released code starts from.
-STARTS = {1: 1.2221, 2: 0.6511, 4: 0.1946}
 COARSE = ("mean", "ae", "min", "pact")
 
 

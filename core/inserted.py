@@ -5,7 +5,7 @@ that `architecture.build` puts them back before it loads the weights.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from .noise import SignalNoise, WeightNoise
 INPUT, OUTPUT = "input_noise", "output_noise"  # children of the layer that the images enter, and of any layer
 WEIGHT = "_noise"  # LEAF_noise for the weight LEAF of a layer
 KINDS = ("weight-noise", "input-noise", "output-noise", "quantized-relu")
+T = TypeVar("T")
 Inserted = WeightNoise | SignalNoise | QuantizedReLU
 
 
@@ -95,6 +96,35 @@ def quantized_relu(
     made = QuantizedReLU(start, **spec)
     setattr(net.get_submodule(path), leaf, made)
     return made
+
+
+def observed(
+    net: nn.Module, images: Tensor, places: Iterable[str], of: Callable[[Tensor], T], outputs: bool = False
+) -> dict[str, T]:
+    """{layer: `of` what enters it first (or of its first `outputs`)} in one pass of images (n, c, h, w) through it.
+
+    The pass is made in evaluation mode, and the network is left as it was; layers that are not used are missing.
+    """
+    found: dict[str, T] = {}
+
+    def watched(place: str) -> Callable[..., None]:
+        def look(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if place not in found:
+                found[place] = of(output if outputs else inputs[0])
+
+        return look
+
+    handles = [net.get_submodule(place).register_forward_hook(watched(place)) for place in places]
+    training = [(m, m.training) for m in net.modules()]
+    try:
+        with torch.no_grad():
+            net.eval()(images)
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 _PUT: dict[str, Callable[[nn.Module, str, int, float, Mapping[str, Any]], Inserted]] = {

@@ -114,15 +114,17 @@ def plain_parameters(model: Classifier) -> dict[str, Tensor]:
     return {name: w for name, w in model.net.named_parameters() if name not in foreign}
 
 
-def optimizer(recipe: Recipe, model: Classifier, sessions: Sequence[Session], image: Tensor) -> torch.optim.SGD:
+def optimizer(recipe: Recipe, model: Classifier, sessions: Sequence[Session], images: Tensor) -> torch.optim.SGD:
     """SGD on the network's own parameters and on what sessions bring; they put their layers into the network first.
+
+    images (n, c, h, w) in [0, 1]: some to try it with.
 
     Layers that an earlier run put there stand still, unless a session goes on with them.
     """
     settings = recipe.train
     own = list(plain_parameters(model).values())
     for session in sessions:
-        session.install(model.net, (image - model.mean) / model.std)
+        session.install(model.net, (images - model.mean) / model.std)
     optimizer = torch.optim.SGD(
         own,
         lr=learning_rate(settings, 0.0),

@@ -21,10 +21,10 @@ LAST = 1 - 1e-9  # the training progress that `after_step` is told of after the 
 class Session:
     """One compressor attached to one model for one training run."""
 
-    def install(self, net: nn.Module, image: Tensor) -> None:
+    def install(self, net: nn.Module, images: Tensor) -> None:
         """Called once before training: layers of the session's own are put into the network here (see `inserted`).
 
-        image (1, c, h, w): what the network takes. Raises OptionError where they do not fit it.
+        images (n, c, h, w): some training images, normalised. Raises OptionError where they do not fit it.
         """
 
     def join(self, optimizer: Optimizer) -> None:

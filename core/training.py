@@ -28,7 +28,7 @@ from .view import View
 
 Event = Callable[[dict[str, Any]], None]
 SAVE_SECONDS = 30.0  # how much work a kill may lose
-_ONE = torch.zeros(1, dtype=torch.int64)
+_FEW = 64  # images that layers of sessions are fitted on
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class _Run:
         bare = preparation.plain_parameters(self.model)
         found = targets.find(bare, recipe.keep_fp) if recipe.compress else targets.Targets((), ())
         self.sessions = preparation.sessions(recipe, {n: bare[n] for n in found.names}, self.total)
-        self.optimizer = preparation.optimizer(recipe, self.model, self.sessions, self.train_data.batch(_ONE)[0])
+        images, _ = self.train_data.batch(torch.arange(min(_FEW, len(self.train_data))))
+        self.optimizer = preparation.optimizer(recipe, self.model, self.sessions, images)
         self.latent = dict(self.model.net.named_parameters())
         self.average = preparation.average(recipe, self.model)
         self.snapshots = Snapshots(

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import OptionError
 from ..noise import BlockNoise
@@ -74,7 +73,7 @@ class _Member(nn.Module):
         self.layer1 = self._stage(n, w, w, 1, options)
         self.layer2 = self._stage(n, w, 2 * w, 2, options)
         self.layer3 = self._stage(n, 2 * w, 4 * w, 2, options)
-        self.bn = nn.BatchNorm2d(4 * w)
+        self.bn, self.relu = nn.BatchNorm2d(4 * w), nn.ReLU()
         self.linear = nn.Linear(4 * w, options.classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -87,7 +86,7 @@ class _Member(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.linear(F.relu(self.bn(x)).mean((2, 3)))
+        return self.linear(self.relu(self.bn(x)).mean((2, 3)))
 
 
 class _Block(nn.Module):
@@ -95,9 +94,9 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, options: EnResNet) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1, self.relu1 = nn.BatchNorm2d(inputs), nn.ReLU()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2, self.relu2 = nn.BatchNorm2d(outputs), nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -105,7 +104,7 @@ class _Block(nn.Module):
         self.noise = BlockNoise(options.noise, options.noise_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        pre = F.relu(self.bn1(x))
+        pre = self.relu1(self.bn1(x))
         skip = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(pre)
-        out = self.conv2(F.relu(self.bn2(self.conv1(pre))))
+        out = self.conv2(self.relu2(self.bn2(self.conv1(pre))))
         return self.noise(out + skip)

@@ -54,7 +54,7 @@ class ResNetModule(nn.Module):
     def __init__(self, n: int, width: int, shortcut: str, stem_stride: int, channels: int, classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1, self.relu1 = nn.BatchNorm2d(width), nn.ReLU()
         self.layer1 = _stage(n, width, width, 1, shortcut)
         self.layer2 = _stage(n, width, 2 * width, 2, shortcut)
         self.layer3 = _stage(n, 2 * width, 4 * width, 2, shortcut)
@@ -64,7 +64,7 @@ class ResNetModule(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
 
@@ -75,9 +75,9 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1, self.relu1 = nn.BatchNorm2d(outputs), nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2, self.relu2 = nn.BatchNorm2d(outputs), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = (
@@ -87,8 +87,8 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(out + self.shortcut(x))
 
 
 class Subsample(nn.Module):

@@ -1,13 +1,12 @@
 """Parametric noise injection: Gaussian noise on weights, images or activations, its strength trained with them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from .. import inserted
 from ..errors import OptionError
@@ -58,7 +57,7 @@ class NoiseSession(Session):
         self.level, self.start, self.on, self.deviation = level, start, on, deviation
         self.layers: list[WeightNoise | SignalNoise] = []
 
-    def install(self, net: nn.Module, image: Tensor) -> None:
+    def install(self, net: nn.Module, images: Tensor) -> None:
         add: list[WeightNoise | SignalNoise] = self.layers
         if "weight" in self.on:
             spec = {"kind": "weight-noise", "level": self.level}
@@ -67,13 +66,14 @@ class NoiseSession(Session):
         rest = {"level": self.level, "over": self.deviation}
         if "activation" in self.on:
             places = list(dict.fromkeys(name.rpartition(".")[0] for name in self.shapes))
-            for place, shape in _outputs(net, places, image).items():
+            shapes = inserted.observed(net, images, places, lambda y: tuple(y.shape[1:]), outputs=True)
+            for place, shape in shapes.items():
                 spec = {"kind": "output-noise", **rest}
                 add.append(inserted.output_noise(net, place, self._strengths(shape), self.start, spec))
         if "input" in self.on:
             spec = {"kind": "input-noise", **rest}
             add.append(
-                inserted.input_noise(net, _entry(net, image), self._strengths(image.shape[1:]), self.start, spec)
+                inserted.input_noise(net, _entry(net, images), self._strengths(images.shape[1:]), self.start, spec)
             )
 
     def join(self, optimizer: Optimizer) -> None:
@@ -90,40 +90,12 @@ class NoiseSession(Session):
         return {"layer": 1, "channel": shape[0], "element": math.prod(shape)}[self.level]
 
 
-def _outputs(net: nn.Module, places: Sequence[str], image: Tensor) -> dict[str, tuple[int, ...]]:
-    """Layer -> (c, ...) of what it gives for one image."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def watched(place: str) -> Callable[..., None]:
-        return lambda _layer, _inputs, output: found.update({place: tuple(output.shape[1:])})
-
-    _run(net, image, [net.get_submodule(place).register_forward_hook(watched(place)) for place in places])
-    return found
-
-
-def _entry(net: nn.Module, image: Tensor) -> str:
-    """The one layer that the image itself enters."""
-    found: list[str] = []
-
-    def watched(name: str) -> Callable[..., None]:
-        return lambda _layer, inputs: found.append(name) if inputs and inputs[0] is image else None
-
-    parts = [(name, m) for name, m in net.named_modules() if all(isinstance(c, Noise) for c in m.children())]
-    _run(net, image, [m.register_forward_pre_hook(watched(name), prepend=True) for name, m in parts])
+def _entry(net: nn.Module, images: Tensor) -> str:
+    """The one layer that the images themselves enter."""
+    layers = [name for name, m in net.named_modules() if all(isinstance(c, Noise) for c in m.children())]
+    same = inserted.observed(net, images, layers, lambda x: x is images)
+    found = [name for name, entered in same.items() if entered]
     if len(found) != 1 or not found[0]:
         seen = ", ".join(found) or "none"
         raise OptionError(f"pni: the layers that images enter directly are: {seen}; one is needed.", "Give on=weight.")
     return found[0]
-
-
-def _run(net: nn.Module, image: Tensor, watches: Sequence[RemovableHandle]) -> None:
-    """One pass in evaluation mode, after which nothing is watched and the network is as it was."""
-    training = [(m, m.training) for m in net.modules()]
-    try:
-        with torch.no_grad():
-            net.eval()(image)
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for watch in watches:
-            watch.remove()
