@@ -49,6 +49,7 @@ TABLE: dict[str, dict[str, str]] = {
         "binary-relax": "quantizers.binary_relax:BinaryRelax",
         "binary-connect": "quantizers.binary_connect:BinaryConnect",
         "bcgd": "quantizers.bcgd:Bcgd",
+        "quantized-relu": "quantizers.quantized_relu:QuantizedRelu",
     },
     "pruner": {
         "magnitude": "pruners.magnitude:Magnitude",
