@@ -1,6 +1,7 @@
 """The attack driver: `perturb` runs an attack on images and verifies everything it claims."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,13 +17,16 @@ from .inference import (
     Victim,
     channels_last,
     check_inputs,
+    fitting,
     fitting_batch,
     frozen,
     is_randomized,
 )
+from .rng import seeded
 from .search import MASKED, TOLERANCE, Progress, Search
 from .stepping import craft
 
+CLOSE = 1e-4  # of the logits: batches of another size change them by less
 __all__ = ["MASKED", "AttackResult", "Progress", "craft", "perturb"]
 
 
@@ -38,6 +42,8 @@ class AttackResult:
     first_step (n,) int64: after how many steps of its start an image was first fooled, -1 where it was not
     forwards, backwards: images that went through the model, and back
     unconfirmed: images that were fooled during the attack but not when verified, and count as robust
+    margins (n,) float32: distance between the label's logit and the highest other one on `adversarial`; inf where the
+        image was not attacked, and for randomized models
     zero_gradient: attacked images whose first gradient was exactly zero or not finite
     through_rounding: whether the attack went on with straight-through gradients, because the model rounds
     rescaled: whether it went on with logits rescaled in its loss, because they saturate it
@@ -45,6 +51,7 @@ class AttackResult:
         verified, 0 where the model was wrong anyway, inf where none was found; the image counts as fooled only where
         it is within the radius
     survivors: how many images each member of an ensemble left robust
+    batch: how many images went through the model at a time, at most
     """
 
     adversarial: Tensor
@@ -52,6 +59,7 @@ class AttackResult:
     clean_correct: Tensor
     predictions: Tensor
     norms: Tensor
+    margins: Tensor
     first_step: Tensor
     forwards: int
     backwards: int
@@ -63,6 +71,12 @@ class AttackResult:
     rescaled: bool = False
     survivors: dict[str, int] = field(default_factory=dict)
     minimal_norms: Tensor | None = None
+    batch: int = 1
+
+    @property
+    def close(self) -> int:
+        """How many images were decided by a margin below `CLOSE`: another batch size may decide them otherwise."""
+        return int((self.margins < CLOSE).sum())
 
     @property
     def robust(self) -> Tensor:
@@ -80,6 +94,7 @@ def perturb(
     seed: int = 0,
     drop: bool = True,
     micro_batch: int | None = None,
+    fitted: int | None = None,
     predictions: Tensor | None = None,
     randomized: bool | None = None,
     progress: Progress | None = None,
@@ -88,30 +103,34 @@ def perturb(
 
     index (n,) int64: place of each image in its data set (0..n-1 if not given), which with `seed` keys its draws, so
     that results do not depend on batches. drop=False goes on with images that are fooled already: slower, same flags.
-    micro_batch: images at a time (None: what fits). predictions (n,) int64: the model's answers for x where they are
-    known already. randomized: whether the model draws noise (None: find out). A randomized model is judged by the
-    most frequent of its answers in `DRAWS` forward passes, and nothing is dropped on one lucky draw.
+    micro_batch: images at a time (None: what fits, `fitted` if that is known, halved where memory runs out).
+    predictions (n,) int64: the model's answers for x where they are known already. randomized: whether the model draws
+    noise (None: find out). A randomized model is judged by the most frequent of its answers in `DRAWS` forward passes;
+    what it draws from torch's default generator depends on `seed` and the first place in `index` alone.
     Where more than `MASKED` of the images have no gradient at the first step and the model rounds, the attack starts
     over with straight-through gradients; where its logits saturate the loss instead, with logits that are rescaled.
     Every claim is verified on the model as it is.
-    Raises DataError (images, labels), ArchitectureError, WeightError (NaN), VerificationError (beyond the radius).
+    Raises DataError (images, labels), ArchitectureError, WeightError (NaN), VerificationError (beyond the radius),
+    OptionError (the batch does not fit into memory).
     """
     begun, radius = time.perf_counter(), attack.radius
     check_inputs(x, y)
     index = torch.arange(len(x)) if index is None else index.cpu()
     with frozen(model):
         random = bool(len(x) and is_randomized(model, x[:PROBE_IMAGES])) if randomized is None else randomized
-        batch = micro_batch or (fitting_batch(model, x[:1]) if len(x) else 1)
-        victim = Victim(model, batch, DRAWS if random else 1)
-        with channels_last(model):
-            clean = victim.answers(x, y) if predictions is None else predictions
         attack = attack.informed(replace(attack.knowledge, randomized=random))
-        run = Search(attack.members, victim, x, y, index, clean, drop and not random, progress)
-        if attack.straight_through:
-            run.pass_rounding()
-        for place in range(len(run.members)):
-            run.follow(place, seed)
-    norms = NORMS[attack.norm].size(run.adversarial - x)
+
+        def attempt(batch: int) -> Search:
+            victim = Victim(model, batch, DRAWS if random else 1)
+            with seeded(seed, "model", int(index[0])) if random and len(x) else nullcontext():
+                with channels_last(model):
+                    clean = victim.answers(x, y) if predictions is None else predictions
+                run = Search(attack.members, victim, x, y, index, clean, drop, progress)
+                run.whole(seed, attack.straight_through)
+            return run
+
+        run = fitting(attempt, micro_batch, fitted or (fitting_batch(model, x[:1]) if len(x) else 1))
+    norms, victim = NORMS[attack.norm].size(run.adversarial - x), run.victim
     _verify(attack, radius, norms[run.fooled] if run.seeks_minimum else norms, run.adversarial)
     return AttackResult(
         adversarial=run.adversarial,
@@ -119,6 +138,7 @@ def perturb(
         clean_correct=run.correct,
         predictions=run.answers,
         norms=norms,
+        margins=run.margins,
         first_step=run.first,
         forwards=victim.forwards,
         backwards=victim.backwards,
@@ -130,6 +150,7 @@ def perturb(
         rescaled=run.rescaled,
         survivors=run.survivors if len(attack.members) > 1 else {},
         minimal_norms=_minimal(run, norms) if run.seeks_minimum else None,
+        batch=victim.batch,
     )
 
 

@@ -1,6 +1,9 @@
 """Accuracy of a model on a data set, clean and under attack, in chunks so that memory does not grow with the data."""
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,12 +11,13 @@ from torch import Tensor
 from .attacks.attack import Attack
 from .datasets.dataset import Dataset
 from .driver import MASKED, AttackResult, Progress, craft, perturb
-from .inference import DRAWS, PROBE_IMAGES, Net, Victim, fitting_batch, frozen, is_randomized
+from .inference import DRAWS, PROBE_IMAGES, Net, Victim, fitting, fitting_batch, frozen, is_randomized
+from .pieces import Piece, parts
 from .report import Proportion
+from .rng import seeded
+from .work import Work
 
 __all__ = ["AttackResult", "Survey", "accuracy", "craft", "perturb", "predictions", "robust_accuracy", "survey"]
-
-_CHUNK = 1024  # images in memory as floats at a time
 
 
 @dataclass
@@ -22,11 +26,13 @@ class Survey:
 
     robust: Tensor  # (n,) bool
     first_step: Tensor  # (n,) int64
+    done: Tensor  # (n,) bool; where a deadline left images out they are neither robust nor fooled
     forwards: int = 0
     backwards: int = 0
     unconfirmed: int = 0
     zero_gradient: int = 0
-    seconds: float = 0.0
+    close: int = 0  # attacked images whose final margin is so small that another batch size may decide otherwise
+    seconds: float = 0.0  # of all processes together
     through_rounding: bool = False  # on some of the images at least
     survivors: dict[str, int] = field(default_factory=dict)
     minimal_norms: Tensor | None = None  # (n,) float32, of minimal-norm attacks only
@@ -34,18 +40,26 @@ class Survey:
 
     @property
     def accuracy(self) -> Proportion:
-        return Proportion(int(self.robust.sum()), len(self.robust))
+        """Of the images that were done."""
+        return Proportion(int(self.robust.sum()), int(self.done.sum()))
 
 
-def predictions(model: Net, data: Dataset, *, batch_size: int | None = None, randomized: bool | None = None) -> Tensor:
+def predictions(
+    model: Net, data: Dataset, *, batch_size: int | None = None, randomized: bool | None = None, seed: int = 0
+) -> Tensor:
     """(n,) int64 predicted classes; for a randomized model the most frequent of its answers in `DRAWS` passes."""
     if not len(data):
         return data.labels.clone()
     probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
     with frozen(model):
         random = is_randomized(model, probe) if randomized is None else randomized
-        victim = Victim(model, batch_size or fitting_batch(model, probe[:1]), DRAWS if random else 1)
-        return torch.cat([victim.answers(*data.batch(part)) for part in _chunks(data)])
+        most = fitting_batch(model, probe[:1])
+
+        def attempt(part: Tensor, batch: int) -> Tensor:
+            with seeded(seed, "clean", int(part[0])) if random else nullcontext():
+                return Victim(model, batch, DRAWS if random else 1).answers(*data.batch(part))
+
+        return torch.cat([fitting(partial(attempt, part), batch_size, most) for part in parts(len(data))])
 
 
 def accuracy(model: Net, data: Dataset, *, batch_size: int | None = None) -> Proportion:
@@ -71,44 +85,50 @@ def survey(
     answers: Tensor | None = None,
     randomized: bool | None = None,
     progress: Progress | None = None,
+    work: Work | None = None,
+    job: str = "",
 ) -> Survey:
-    """`perturb` over a whole data set, chunk by chunk; answers (n,) are the clean predictions where known already.
+    """`perturb` over a whole data set, part by part; answers (n,) are the clean predictions where known already.
 
-    Progress counts images. An image's draws depend on its place in `data`, so chunks and batches change nothing.
+    Progress counts images. An image's draws depend on its place in `data`, so parts and batches change nothing. `work`
+    says where finished parts are kept (under the name `job`), until when to go on, and who shares the images.
     """
-    done, result = 0, Survey(torch.zeros(len(data), dtype=torch.bool), torch.full((len(data),), -1))
-    for part in _chunks(data):
+    if randomized is None and len(data):
+        with frozen(model):
+            randomized = is_randomized(model, data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0])
+
+    def do(part: Tensor, batch: int | None, told: Progress) -> Piece:
         x, y = data.batch(part)
         known = None if answers is None else answers[part]
         found = perturb(
-            attack, model, x, y, index=part, seed=seed, drop=drop, micro_batch=batch_size, predictions=known,
-            randomized=randomized, progress=_within(progress, done, len(part), len(data)),
+            attack, model, x, y, index=part, seed=seed, drop=drop, micro_batch=batch_size, fitted=batch,
+            predictions=known, randomized=randomized, progress=told,
         )  # fmt: skip
-        randomized = found.randomized  # the same for every chunk
-        done += len(part)
-        result.robust[part], result.first_step[part] = found.robust, found.first_step
-        for name in ("forwards", "backwards", "unconfirmed", "zero_gradient", "seconds"):
-            setattr(result, name, getattr(result, name) + getattr(found, name))
-        if found.minimal_norms is not None:
-            whole = torch.full((len(data),), torch.inf) if result.minimal_norms is None else result.minimal_norms
-            whole[part] = found.minimal_norms
-            result.minimal_norms = whole
-        result.through_rounding |= found.through_rounding
-        for name, left in found.survivors.items():
-            result.survivors[name] = result.survivors.get(name, 0) + left
+        return Piece.of(found)
+
+    portions = parts(len(data), attack)
+    found = (work or Work()).carry_out(job, portions, do, progress)
+    result = _joined(len(data), {place: (portions[place], piece) for place, piece in found.items()})
     result.warnings = _warnings(attack, result, bool(randomized))
-    if progress:
-        progress(len(data), len(data))
     return result
 
 
-def _chunks(data: Dataset) -> tuple[Tensor, ...]:
-    return torch.arange(len(data)).split(_CHUNK) if len(data) else ()
-
-
-def _within(progress: Progress | None, done: int, here: int, total: int) -> Progress | None:
-    """Progress of one chunk in image steps -> progress of the data set in images."""
-    return progress and (lambda steps, of: progress(done + here * steps // max(1, of), total))
+def _joined(n: int, pieces: Mapping[int, tuple[Tensor, Piece]]) -> Survey:
+    """One survey from its parts: place -> (images (k,), results)."""
+    result = Survey(torch.zeros(n, dtype=torch.bool), torch.full((n,), -1), torch.zeros(n, dtype=torch.bool))
+    for part, piece in pieces.values():
+        result.done[part] = True
+        result.robust[part], result.first_step[part] = piece.robust, piece.first_step
+        for name in ("forwards", "backwards", "unconfirmed", "zero_gradient", "close", "seconds"):
+            setattr(result, name, getattr(result, name) + getattr(piece, name))
+        if piece.minimal_norms is not None:
+            whole = torch.full((n,), torch.inf) if result.minimal_norms is None else result.minimal_norms
+            whole[part] = piece.minimal_norms
+            result.minimal_norms = whole
+        result.through_rounding |= piece.through_rounding
+        for name, left in piece.survivors.items():
+            result.survivors[name] = result.survivors.get(name, 0) + left
+    return result
 
 
 def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:

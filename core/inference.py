@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ArchitectureError, DataError, WeightError
+from .errors import ArchitectureError, DataError, OptionError, WeightError
 
+T = TypeVar("T")
 Net = Callable[[Tensor], Tensor]  # x (n, c, h, w) in [0, 1] -> logits (n, classes); an nn.Module or any function
 
 DRAWS = 10  # forward passes whose most frequent answer is that of a randomized model
@@ -86,6 +88,23 @@ def fitting_batch(model: Net, image: Tensor) -> int:
     return max(1, min(most, memory // max(1, 3 * total)))
 
 
+def fitting(attempt: Callable[[int], T], asked: int | None, most: int) -> T:
+    """attempt(batch) with the batch that is asked for; else with `most`, halved until it fits into memory.
+
+    OptionError where it does not fit.
+    """
+    batch = asked or most
+    while True:
+        try:
+            return attempt(batch)
+        except torch.OutOfMemoryError:
+            if asked or batch == 1:
+                remedy = "Use --batch-size auto, or a smaller one." if batch > 1 else "Use another device."
+                raise OptionError(f"{batch} images at a time do not fit into memory.", remedy) from None
+        batch //= 2
+        torch.cuda.empty_cache()  # outside of the handler, which keeps the failed attempt's tensors alive
+
+
 class Victim:
     """A model under evaluation: `batch` images at a time, `draws` forward passes for each answer, passes counted."""
 
@@ -127,18 +146,28 @@ class Victim:
 
     def answers(self, x: Tensor, y: Tensor) -> Tensor:
         """x (n, c, h, w), labels (n,) -> predicted classes (n,) int64; labels are checked against the classes."""
+        return self.judged(x, y)[0]
+
+    def judged(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and (n,) float32 how far apart the label's logit and the highest other one are.
+
+        The distance is inf for randomized models, which are judged by the most frequent of their answers.
+        """
         device = device_of(self.model, x.device)
-        found = []
+        found: list[Tensor] = []
+        margins = torch.full(y.shape, torch.inf)
         for part, labels in zip(x.split(self.batch), y.split(self.batch), strict=True):
             part = part.to(device)
             logits = self.logits(part)
             _check_labels(labels, logits.shape[1])
+            if self.draws == 1:
+                margins[sum(map(len, found)) :][: len(part)] = _distance(logits, labels.to(device)).cpu()
             votes = torch.zeros_like(logits)
             for draw in range(self.draws):
                 top = (logits if draw == 0 else self.logits(part)).argmax(1, keepdim=True)
                 votes.scatter_add_(1, top, torch.ones_like(top, dtype=votes.dtype))
             found.append(votes.argmax(1).to(y.device))
-        return torch.cat(found) if found else y.clone()
+        return (torch.cat(found) if found else y.clone()), margins
 
 
 def is_randomized(model: Net, x: Tensor) -> bool:
@@ -162,6 +191,11 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
             f"Images reach from {x.min():g} to {x.max():g}, outside [0, 1].",
             "Scale them (--data-range); normalisation belongs into the model (--mean, --std).",
         )
+
+
+def _distance(logits: Tensor, y: Tensor) -> Tensor:
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return (others - logits.gather(1, y[:, None])[:, 0]).abs().float()
 
 
 def _check_labels(y: Tensor, classes: int) -> None:

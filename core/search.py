@@ -1,6 +1,8 @@
 """The attacks on one set of images: batches with refill, dropping of fooled images, restarts, members of an ensemble.
 
 Dropping a fooled image cannot change the result of a deterministic model: in evaluation mode no image sees another.
+One draw of a randomized model proves nothing: an image leaves only where `CONFIRMATIONS` further draws at the same
+point are wrong too, all of them, and is then judged anew, like every result, by the most frequent of its answers.
 
 A minimal-norm attack (`Attack.minimal`) that is no member of an ensemble goes on after its first success. At every
 point that is evaluated, and at the one it hands in by `final`, the smallest perturbation that the model misclassifies
@@ -22,6 +24,7 @@ from .straight_through import rounds, straight_through
 
 Progress = Callable[[int, int], None]  # image steps done, image steps in all
 MASKED = 0.01  # share of attacked images without a gradient from which on something is wrong with the gradient
+CONFIRMATIONS = 10  # further draws in which a randomized model must be wrong before an image leaves
 TOLERANCE = 1e-6  # of the norm of a perturbation
 
 
@@ -45,6 +48,7 @@ class Search:
         self.adversarial, self.answers = x.clone(), clean.clone()
         self.fooled = torch.zeros_like(self.correct)
         self.first = torch.full_like(y, -1)
+        self.margins = torch.full(y.shape, torch.inf)
         self.minimal = x.new_full((len(x),), torch.inf).masked_fill(~self.correct, 0.0)  # smallest verified norm
         self.nearest, self.nearest_norm = self.adversarial, self.minimal  # the smallest, as yet unverified
         self.unconfirmed = self.zero_gradient = self.zeros = 0  # zeros: in the start that is under way
@@ -56,6 +60,13 @@ class Search:
         self.seeks_minimum = len(members) == 1 and members[0].minimal
         self.total = sum(member.iterations * member.repeats for member in self.members)  # steps of one image
         self.steps = self.past = self.told = 0  # image steps so far; steps of one image in starts that are over
+
+    def whole(self, seed: int, straight: bool) -> None:
+        """All members after each other; `straight`: with straight-through gradients from the first step on."""
+        if straight:
+            self.pass_rounding()
+        for place in range(len(self.members)):
+            self.follow(place, seed)
 
     def follow(self, place: int, seed: int) -> None:
         """All starts of one member, by its place."""
@@ -141,7 +152,7 @@ class Search:
 
     def _judge(self, rows: Tensor) -> None:
         """Verify the results of one start: `rows` (k,) of the images."""
-        answers = self.victim.answers(self.adversarial[rows], self.y[rows])
+        answers, self.margins[rows] = self.victim.judged(self.adversarial[rows], self.y[rows])
         wrong, claimed = answers != self.y[rows], self.first[rows] >= 0
         self.unconfirmed += int((claimed & ~wrong).sum())
         first = torch.where(claimed, self.first[rows], self.attack.iterations)
@@ -209,19 +220,31 @@ class Search:
 
     def _note_success(self, state: State, logits: Tensor) -> Tensor:
         """Keep the first success of each image, or the smallest one; (k,) bool: which images go on."""
-        stay = ~self.attack.finished(state, logits)
-        if self.victim.draws > 1:  # one draw of a randomized model proves nothing: its last point is judged
+        stay, randomized = ~self.attack.finished(state, logits), self.victim.draws > 1
+        if self.seeks_minimum and randomized:  # what it hands in at the end is judged, by many draws
             return stay
         if self.seeks_minimum:
             self._note_nearest(state["row"], state["x"], logits.argmax(1) != state["y"], state["taken"])
             return stay
         won = self.attack.success(state, logits)
+        if randomized and won.any():
+            won = self._confirmed(state, won & (self.first[state["row"].to(self.first.device)] < 0).to(won.device))
         if won.any():
             rows = state["row"][won].to(self.first.device)
             new = self.first[rows] < 0
             self.adversarial[rows[new]] = state["x"][won].to(self.x.device)[new]
             self.first[rows[new]] = state["taken"][won].to(self.first.device)[new]
         return stay & ~won if self.drop else stay
+
+    def _confirmed(self, state: State, won: Tensor) -> Tensor:
+        """(k,) bool: of the images that `won` (k,), those that do so in `CONFIRMATIONS` further draws, all of them."""
+        won = won.clone()
+        for _ in range(CONFIRMATIONS):
+            if not won.any():
+                break
+            rest = {name: values[won] for name, values in state.items()}
+            won[won.clone()] = self.attack.success(rest, self.victim.logits(rest["x"]))
+        return won
 
     def _retire(self, state: State) -> State:
         """Take out the images that have had all their steps; their last point is what is verified."""
@@ -237,7 +260,10 @@ class Search:
             return
         rows = state["row"].to(self.first.device)
         new = torch.ones_like(self.fooled[rows]) if self.seeks_minimum else self.first[rows] < 0
-        last = self.attack.final(state, self.victim.draws > 1).to(self.x.device)
+        last = self.attack.final(state, self.victim.draws > 1)
+        if self.attack.minimal and not self.seeks_minimum:  # what is larger than the radius would be no answer
+            last = NORMS[self.attack.norm].confine(state["clean"], last - state["clean"], self.attack.radius)
+        last = last.to(self.x.device)
         self.adversarial[rows[new]] = last[new]
 
     def _tell(self, steps: int) -> None:

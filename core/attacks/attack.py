@@ -71,7 +71,8 @@ class Attack(Method):
         """(n, c, h, w) what is judged where no step succeeded: the last point, which no step has evaluated.
 
         A randomized model is judged here alone, so that attacks which know their best point give that one then. A
-        minimal-norm attack hands in the point it holds nearest, which is judged beside all that were evaluated.
+        minimal-norm attack hands in the point it holds nearest, which is judged beside all that were evaluated; as a
+        member of an ensemble it is drawn into the ball.
         """
         return state["x"]
 
@@ -114,6 +115,11 @@ class Attack(Method):
     def members(self) -> "tuple[Attack, ...]":
         """The attacks that follow each other, each on what the ones before it left robust; itself, unless several."""
         return (self,)
+
+    @property
+    def files_read(self) -> tuple[str, ...]:
+        """The files that the attack reads, whose content a stored result depends on."""
+        return ()
 
     @property
     def radius(self) -> float:

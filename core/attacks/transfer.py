@@ -31,6 +31,10 @@ class Transfer(Attack):
             )
 
     @property
+    def files_read(self) -> tuple[str, ...]:
+        return self.files
+
+    @property
     def iterations(self) -> int:
         return max(1, len(self.files) - 1)  # the last file is judged where the search ends
 

@@ -49,7 +49,7 @@ def test_chunks_change_nothing(data: Dataset, monkeypatch: pytest.MonkeyPatch) -
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     attack = Pgd(eps=0.1, steps=3)
     whole = evaluation.survey(attack, model, data)
-    monkeypatch.setattr(evaluation, "_CHUNK", 3)
+    monkeypatch.setattr(evaluation, "parts", lambda n, attack=None: list(torch.arange(n).split(3)))
     seen: list[tuple[int, int]] = []
     parts = evaluation.survey(attack, model, data, progress=lambda done, total: seen.append((done, total)))
     assert torch.equal(parts.robust, whole.robust)
