@@ -109,6 +109,11 @@ __device__ __forceinline__ u64 describe(const void* start, u32 along, u32 down) 
   return (u64)((shared_address(start) & 0x3FFFF) >> 4) | (u64)(along >> 4) << 16 | (u64)(down >> 4) << 32;
 }
 
+// Has an operand ready in its registers before `begin_products`.
+__device__ __forceinline__ void ready(u32 (&a)[4]) {
+  asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
+}
+
 // Keeps reads of the sums behind `finish_products`: to the compiler the two have nothing to do with each other.
 template <int N>
 __device__ __forceinline__ void settle(int (&d)[N][4]) {

@@ -100,7 +100,12 @@ __device__ __forceinline__ void multiply(int (&sum)[LIMBS][SETS][4], const Weigh
 #if WGMMA
   u32 a[4][4];
 #pragma unroll
-  for (int s = 0; s < 4; ++s) unpack(w, s, a[s]);
+  for (int s = 0; s < 4; ++s) {
+    unpack(w, s, a[s]);
+    ready(a[s]);
+  }
+#pragma unroll
+  for (int limb = 0; limb < LIMBS; ++limb) settle(sum[limb]);
   begin_products();
 #pragma unroll
   for (int s = 0; s < 4; ++s)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,15 @@ def _function(
 
 
 def machine_code(source: str, arch: str, defines: Mapping[str, int]) -> bytes:
-    """`compiler.compile`, with the results kept on disk by the hash of all that goes in."""
+    """The file built with the package, else `compiler.compile`, kept on disk by the hash of all that goes in."""
     import platformdirs
 
+    settings = "-".join(f"{key}={value}" for key, value in sorted(defines.items()))
+    built = files("robustq.kernels.cuda") / "prebuilt" / f"{source}-{arch}-{settings}.cubin"
+    if built.is_file():
+        return built.read_bytes()
     parts = [compiler.source(name) for name in (source, *compiler.HEADERS)]
-    key = hashlib.sha256("\0".join([*parts, arch, repr(sorted(defines.items()))]).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([*parts, arch, settings]).encode()).hexdigest()
     place = Path(platformdirs.user_cache_dir("robustq")) / "kernels" / f"{Path(source).stem}-{arch}-{key[:32]}.cubin"
     try:
         return place.read_bytes()

@@ -83,3 +83,14 @@ def test_native_code_can_be_insisted_on(tree: Path) -> None:
     done, _ = install(tree, ROBUSTQ_NATIVE="1", CC="/bin/false", CXX="/bin/false")
     assert done.returncode != 0
     assert "ROBUSTQ_NATIVE=1, but no C++ compiler was found" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("c++") is None, reason="no nvcc on this machine")
+def test_cuda_kernels_ahead_of_time_where_it_is_asked_for(tree: Path) -> None:
+    variants = tree / "kernels" / "cuda" / "variants.txt"
+    variants.write_text("".join(line + "\n" for line in variants.read_text().splitlines()[:1]))
+    done, target = install(tree, ROBUSTQ_CUDA_ARCHS="80")
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = list((target / "robustq" / "kernels" / "cuda" / "prebuilt").iterdir())
+    assert [file.name for file in built] == ["quantize.cu-sm_80-ELEMENT=0-LIMBS=1-ORDER=0.cubin"]
+    assert built[0].read_bytes().startswith(b"\x7fELF")

@@ -289,6 +289,7 @@ static void wait_copies() {
 
 #if WGMMA
 static void publish_shared() {}
+static void ready(u32 (&)[4]) {}
 static void begin_products() {}
 static void finish_products() {}
 template <int N>
