@@ -10,6 +10,7 @@ from typing import Any
 from .tables import NONE, accuracy, figure, percent, shape, size
 
 Entry = Mapping[str, Any]
+RESULT, WORDS = "result", "what it says"  # columns of diagnostics that hold no figures
 
 
 @dataclass
@@ -29,13 +30,19 @@ def models(content: Entry) -> Grid:
     grid = Grid(["model", "clean", *attacks, *(["worst case"] if several else []), "size", "bits/weight", "zeros"])
     grid.columns += [*(["zero channels"] if channels else []), "latency ms"]
     for entry in entries:
-        row = [entry["name"] + ("" if entry["complete"] else " (unfinished)"), accuracy(entry["clean"])]
+        row = [entry["name"] + _remark(entry), accuracy(entry["clean"])]
         row += [accuracy(entry["attacks"].get(name)) for name in attacks]
         row += [accuracy(entry["worst_case"])] if several else []
         row += [size(entry["bytes"]), figure(entry["bits_per_weight"]), percent(entry["sparsity"])]
         row += [percent(entry["channel_sparsity"])] if channels else []
         grid.rows.append([*row, figure(entry["latency_ms"])])
     return grid
+
+
+def _remark(entry: Entry) -> str:
+    """What has to be known of a model before its figures are read."""
+    gradient = {"surrogate": " (gradient of its parent)", "none": " (no gradient)"}.get(entry.get("gradient", ""), "")
+    return gradient + ("" if entry["complete"] else " (unfinished)")
 
 
 def layers(found: Sequence[Entry]) -> Grid:
@@ -104,7 +111,7 @@ def costs(entries: Sequence[Entry]) -> Grid:
 
 def checks(entry: Entry) -> Grid:
     """One row a diagnostic of one model."""
-    grid = Grid(["check", "", "result", "measured", "threshold", "what it says"], left=2)
+    grid = Grid(["check", "", RESULT, "measured", "threshold", WORDS], left=2)
     for found in entry.get("checks") or ():
         text = " ".join(part for part in (found.get("message"), found.get("remedy")) if part)
         measured, threshold = (_loose(found.get(key)) for key in ("measured", "threshold"))

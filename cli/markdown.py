@@ -63,7 +63,7 @@ def _checks(entry: Mapping[str, Any]) -> Iterator[str]:
     grid = grids.checks(entry)
     if not grid.rows:
         return
-    place = grid.columns.index("result")
+    place = grid.columns.index(grids.RESULT)
     for row in grid.rows:
         row[place] = f"{MARKS.get(row[place], '')} {row[place]}".strip()
     yield _folded(f"Diagnostics of {entry['name']}: {outcome(entry['checks'])}", table(grid))

@@ -7,7 +7,7 @@ from .markup import Markup, tag
 from .scale import Scale
 
 WIDTH, HEIGHT = 440, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 428, 16, 250  # the plotting area
+LEFT, RIGHT, TOP, BOTTOM = 46, 428, 24, 250  # the plotting area
 COLOURS = 8
 _CHARACTER = 6.4  # width of a character of the labels, a little generous
 _CUT = 22  # characters of a name beside a point
@@ -42,7 +42,7 @@ class Frame:
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def axes(self, x_label: str, y_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> None:
-        """Grid lines, ticks and the names of both axes."""
+        """Grid lines, ticks and the names of both axes; none upright where the caption says it."""
         for value in self.y.ticks:
             place = self.y(value)
             self.drawn.append(line(LEFT, place, RIGHT, place, "grid"))
@@ -53,7 +53,8 @@ class Frame:
             self.drawn.append(text(place, BOTTOM + 18, x_text(value), "tick"))
         self.drawn.append(line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis"))
         self.drawn.append(text((LEFT + RIGHT) / 2, HEIGHT - 8, x_label, "name"))
-        self.drawn.append(text(0, 0, y_label, "name", transform=f"translate(11 {(TOP + BOTTOM) / 2:.0f}) rotate(-90)"))
+        if y_label:
+            self.drawn.append(text(0, 12, y_label, "name", "start"))
 
     def rule(self, x: float, label: str) -> None:
         """A dashed line across, with what it means written at its upper end, on the side that has room."""
@@ -133,8 +134,8 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     return tag("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=kind)
 
 
-def text(x: float, y: float, content: str, kind: str, anchor: str = "middle", transform: str | None = None) -> Markup:
-    return tag("text", content, x=float(x), y=float(y), class_=kind, text_anchor=anchor, transform=transform)
+def text(x: float, y: float, content: str, kind: str, anchor: str = "middle") -> Markup:
+    return tag("text", content, x=float(x), y=float(y), class_=kind, text_anchor=anchor)
 
 
 def _touch(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

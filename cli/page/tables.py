@@ -2,7 +2,7 @@
 
 import re
 
-from ..grids import Grid
+from ..grids import RESULT, WORDS, Grid
 from .markup import Markup, tag
 
 _INTERVAL = re.compile(r"(.*) (\[\d+\.\d, \d+\.\d\])")
@@ -25,11 +25,13 @@ def _cell(grid: Grid, place: int, cell: str) -> Markup:
 
 
 def _side(grid: Grid, place: int) -> str | None:
-    return None if place < grid.left or grid.columns[place] in ("what it says", "result") else "figure"
+    if grid.columns[place] == WORDS:
+        return "words"
+    return None if place < grid.left or grid.columns[place] == RESULT else "figure"
 
 
 def _is_status(grid: Grid, place: int) -> bool:
-    return grid.columns[place] == "result"
+    return grid.columns[place] == RESULT
 
 
 def _badge(status: str) -> Markup:

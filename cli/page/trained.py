@@ -50,7 +50,7 @@ def _quantity(known: Sequence[tuple[int, float]], epochs: Sequence[int], chosen:
     values = [value for _, value in known]
     low = 0.0 if min(values) >= 0 and min(values) < 0.7 * max(values) else min(values)
     frame = Frame(_epochs(epochs), linear(low, max(values), BOTTOM, TOP + 12, 4))
-    frame.axes("epoch", label, lambda v: f"{v:g}", lambda v: f"{v:.4g}")
+    frame.axes("epoch", "", lambda v: f"{v:g}", lambda v: f"{v:.4g}")
     _rule(frame, chosen)
     frame.path([(float(epoch), value) for epoch, value in known], "s0")
     if len(known) <= 30:
