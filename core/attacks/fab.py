@@ -113,9 +113,8 @@ class Fab(Attack):
         return ((1 - share) * (x + _OVERSHOOT * here) + share * (clean + _OVERSHOOT * there)).clamp(0, 1)
 
     def final(self, state: State, randomized: bool) -> Tensor:
-        """The nearest point that was misclassified, else the last one, drawn into the ball."""
-        found = torch.where(_rows(state["norm"].isfinite()), state["nearest"], state["x"])
-        return NORMS[self.norm].confine(state["clean"], found - state["clean"], self.radius)
+        """The nearest point that was misclassified, else the last one."""
+        return torch.where(_rows(state["norm"].isfinite()), state["nearest"], state["x"])
 
 
 @dataclass(frozen=True, kw_only=True)

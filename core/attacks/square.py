@@ -8,7 +8,9 @@ from torch import Tensor
 
 from .. import rng
 from ..option import option
+from . import windows
 from .attack import Attack, Key, State, margin, stream
+from .norms import NORMS
 
 # Queries after which the share of pixels in a square is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -16,11 +18,13 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Random squares at distance eps, kept where they lower the margin; score-based: no gradient is ever asked for."""
+    """Random squares, kept where they lower the margin; score-based: no gradient is ever asked for.
 
-    SOURCE = "Andriushchenko et al. 2020, alg. 1 and 2"
+    L-inf: squares at distance eps. L2 and L1: windows of pyramids, which take over the mass of others.
+    """
+
+    SOURCE = "Andriushchenko et al. 2020, alg. 1-3; L1: Croce & Hein 2021, section 4"
     uses_gradient = False
-    norm: str = option("linf", "norm of the perturbation", choices=("linf",))
     queries: int = option(5000, "points tried for each image in one start", low=2)
     share: float = option(0.8, "share of the pixels in the first squares; falls with the queries", low=0.0, high=1.0)
     restarts: int = option(1, "independent random starts; an image counts as fooled if any start fools it", low=1)
@@ -37,9 +41,15 @@ class Square(Attack):
         return margin(logits, state["y"])
 
     def start(self, x: Tensor, y: Tensor, key: Key, index: Tensor) -> State:
-        channels, _, width = x.shape[1:]
-        stripes = _signs(rng.uniform((*key, "start"), index, (channels, 1, width)))
-        point = (x + self.radius * stripes.to(x)).clamp_(0, 1)
+        channels, height, width = x.shape[1:]
+        if self.norm == "linf":
+            stripes = _signs(rng.uniform((*key, "start"), index, (channels, 1, width)))
+            point = (x + self.radius * stripes.to(x)).clamp_(0, 1)
+        else:
+            _, rows, columns = windows.grid((height, width))
+            draws = rng.uniform((*key, "start"), index, (channels + 1, len(rows) * len(columns))).to(x)
+            tiles = windows.tiled(_signs(draws[:, 1:]), draws[:, 0] < 0.5, (height, width), self.norm)
+            point = self._filled(x, tiles)
         return {"x": point, "best": point, "best_value": x.new_full((len(x),), -math.inf)}
 
     def update(self, state: State, logits: Tensor, grad: Tensor, key: Key) -> State:
@@ -55,10 +65,34 @@ class Square(Attack):
         """taken (n,) steps, image (c, h, w) -> (n,) int64 the side of the squares of the next step."""
         height, width = image[1:]
         halved = (taken[:, None] > torch.tensor(_HALVINGS, device=taken.device)).sum(1)
-        side = (self.share * 0.5**halved * height * width).sqrt().round()
-        return side.long().clamp(1, min(height, width))
+        side = (self.share * 0.5**halved * height * width).sqrt().round().long()
+        if self.norm != "linf":  # a window has an odd side, of 3 at least
+            side = side.clamp_min(3)
+            side = side + (side % 2 == 0)
+        return side.clamp(1, min(height, width))
 
     def _proposal(self, clean: Tensor, best: Tensor, state: State, key: Key) -> Tensor:
+        return self._square(clean, best, state, key) if self.norm == "linf" else self._window(clean, best, state, key)
+
+    def _window(self, clean: Tensor, best: Tensor, state: State, key: Key) -> Tensor:
+        """The best point with the mass of one window moved to another."""
+        channels, height, width = clean.shape[1:]
+        draws = rng.uniform((*key, "window"), stream(state), (5 + channels,)).to(clean)
+        side = self.sides(state["taken"], clean.shape[1:])
+        places = torch.stack([height - side + 1, width - side + 1], 1).repeat(1, 2)
+        corners = torch.minimum((draws[:, :4] * places).long(), places - 1)
+        turned, signs = draws[:, 4] < 0.5, _signs(draws[:, 5:])
+        delta = windows.moved(best - clean, side, corners, turned, signs, self.radius, self.norm)
+        return self._filled(clean, delta)
+
+    def _filled(self, clean: Tensor, delta: Tensor) -> Tensor:
+        """The point of ball and box at clean + delta; in L2 first lengthened to the radius, as the box took from it."""
+        shape = NORMS[self.norm]
+        if self.norm == "l2":
+            delta = delta * (self.radius / shape.size(delta).clamp_min(1e-30)).view(-1, 1, 1, 1)
+        return shape.confine(clean, delta, self.radius)
+
+    def _square(self, clean: Tensor, best: Tensor, state: State, key: Key) -> Tensor:
         """The best point with one square moved to the edge of the ball, in each channel to one side of it."""
         channels, height, width = clean.shape[1:]
         draws = rng.uniform((*key, "square"), stream(state), (2 + channels,)).to(clean)
