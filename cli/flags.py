@@ -98,9 +98,9 @@ def with_compression(
 
 
 def shrinking(recipe: Recipe) -> Recipe:
-    """With the removal of dead channels as the last method."""
-    others = tuple(spec for spec in recipe.compress if spec.name != "shrink")
-    return dataclasses.replace(recipe, compress=(*others, Spec("shrink")))
+    """With the removal of dead channels as the last method, unless the recipe names it already."""
+    named = any(spec.name == "shrink" for spec in recipe.compress)
+    return recipe if named else dataclasses.replace(recipe, compress=(*recipe.compress, Spec("shrink")))
 
 
 def with_compressors(recipe: Recipe, given: list[str]) -> Recipe:

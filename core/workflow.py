@@ -49,24 +49,24 @@ def compress(
         made = compression.compress(start, methods, keep_fp=recipe.keep_fp)
     checkpoint = replace(made.checkpoint, meta={**_described(start, recipe), **made.checkpoint.meta})
     content: dict[str, Any] = {"layers": made.layers}
+    images = None if recipe.data.name is None else comparison.images(recipe)
     if len(methods) < len(recipe.compress):
-        checkpoint, content["shrunk"] = _shrunk(checkpoint, recipe)
+        checkpoint, content["shrunk"] = _shrunk(checkpoint, recipe, () if images is None else images.shape)
         done = [*checkpoint.meta.get("methods", ()), {"name": SHRINK}]
         checkpoint = replace(checkpoint, meta={**checkpoint.meta, "methods": done, "parent": compression.parent(start)})
-    if recipe.data.name is not None:
-        images = comparison.images(recipe)
+    if images is not None:
         models = {"before": start, "after": checkpoint}
         measured = {when: accuracy(comparison.build(c, recipe), images).to_dict() for when, c in models.items()}
         content["accuracy"] = {**measured, "data": comparison.described(images)}
     return _made(checkpoint, content, made.warnings, start)
 
 
-def _shrunk(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Checkpoint, dict[str, Any]]:
+def _shrunk(checkpoint: Checkpoint, recipe: Recipe, shape: Sequence[int] = ()) -> tuple[Checkpoint, dict[str, Any]]:
     """The model without its dead channels, and what the report says of it."""
     (spec, *_) = (spec for spec in recipe.compress if spec.name == SHRINK)
     options: Shrink = registry.create(spec.name, spec.options, "pruner")
     of = recipe.model
-    found = shrink(checkpoint, arch=of.arch, args=of.args, mean=of.mean, std=of.std, shape=options.input)
+    found = shrink(checkpoint, arch=of.arch, args=of.args, mean=of.mean, std=of.std, shape=options.input or shape)
     return found.checkpoint, found.facts
 
 

@@ -37,6 +37,7 @@ class Flow:
     slots             which of them go together, and which must stay
     readers, writers  the layers that read and make them; pads: shortcuts that add channels of zeros
     norms             convolution -> the batch norm that alone reads it
+    refused           layer -> how it is called in what is said of it, and why it cannot be cut where that is known
     """
 
     def __init__(self, net: nn.Module, traced: Traced, whole: Mapping[str, str]) -> None:
@@ -48,6 +49,7 @@ class Flow:
         self.writers: list[layers.Writer] = []
         self.pads: list[layers.Pad] = []
         self.norms: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
         self._forbid_shared()
         for node in traced.graph.nodes:
             found = self._value(node)
@@ -207,8 +209,10 @@ class Flow:
     def _refused(self, node: fx.Node) -> Value | None:
         """Something that is not known: all that it gets and gives stays."""
         label = _label(node, self.net)
-        if node.op == "call_module" and str(node.target) in self.whole:
-            label += f", because {self.whole[str(node.target)]}"
+        if node.op == "call_module":
+            why = self.whole.get(str(node.target))
+            label = f"{label[:-1]}: {why})" if why else label
+            self.refused[str(node.target)] = label
         self._keep_inputs(node, label)
         for source in node.all_input_nodes:  # a shape that is handed on whole
             if source not in self.traced.shapes:

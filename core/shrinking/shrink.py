@@ -55,7 +55,8 @@ def shrink(
     names = [reader.name for reader in flow.readers]
     weights = {writer.name: _weight(model.net, writer.name) for writer in flow.writers if writer.makes}
     made = plan.make(flow, weights, cutting.rounded(checkpoint, names))
-    stay = [{"channels": count, "why": why} for why, count in sorted(made.stay.items())]
+    reasons = {**made.stay, **_untouched(model.net, flow)}
+    stay = [{"channels": count, "why": why} for why, count in sorted(reasons.items())]
     if not made.removed:
         raise _nothing(stay)
     small = cutting.cut(checkpoint, flow, made)
@@ -71,6 +72,17 @@ def _images(model: architecture.Classifier, checkpoint: Checkpoint, shape: Seque
     recorded = (checkpoint.meta.get("data") or {}).get("shape") or ()
     remedy = "Give the shape of an image: --method shrink:input=channels,height,width."
     return rng.uniform(("shrink",), torch.arange(_IMAGES), image_shape(model, tuple(shape or recorded), remedy))
+
+
+def _untouched(net: nn.Module, flow: Flow) -> dict[str, int]:
+    """Zero channels of layers that cannot be cut: why -> how many."""
+    found: dict[str, int] = {}
+    for name, label in flow.refused.items():
+        weight = getattr(net.get_submodule(name), "weight", None)
+        zero = int((weight == 0).flatten(1).all(1).sum()) if isinstance(weight, Tensor) and weight.ndim > 1 else 0
+        if zero:
+            found[f"they belong to {label}"] = zero
+    return found
 
 
 def _weight(net: nn.Module, name: str) -> Tensor:

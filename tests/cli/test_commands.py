@@ -1,6 +1,7 @@
 """The commands that make and measure models, on small files, end to end."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ def test_compress_writes_what_it_reports(robustq: Robustq, plain: Path, tmp_path
         before = load(plain).weights[layer["name"]].double()
         error = float((before - weights[layer["name"]].double()).norm() / before.norm())
         assert error == pytest.approx(layer["relative_error"], rel=1e-6, abs=1e-9)
+
+
+def test_compress_shrinks_what_was_pruned(robustq: Robustq, plain: Path, quadrants: str) -> None:
+    prune = ("--method", "magnitude:granularity=channel,scope=layer", "--sparsity", "0.5", "--keep-fp", "none")
+    found = robustq("compress", plain, *prune, "--shrink", "--data", quadrants, "-v")
+    assert found.code == 0
+    assert re.search(r"fc2\.weight +84x120 +42x60", found.err)
+    assert "channels cut from 5 layers" in found.err
+    found = robustq("compress", plain, "--method", "shrink", "--data", quadrants, "-o", "no")
+    assert found.code == 3
+    assert "in no layer are all weights of a channel zero" in found.err
 
 
 def test_compress_names_its_output_after_the_model(robustq: Robustq, plain: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ WHOLE: dict[str, Any] = {
     "methods": [{"name": "projection", "bits": 2}],
     "keep_fp": ["first", "last"],
     "inserted": [{"kind": "weight-noise", "level": "channel", "at": ["conv1.weight"]}],
+    "shrunk": {"pads": {"layer2.0.shortcut": [8, 0]}},
     "recipe": {"run": {"seed": 0}},
 }
 
@@ -48,6 +49,10 @@ def test_what_robustq_writes_passes() -> None:
         ("methods", [5]),
         ("methods", [{"bits": 2}]),
         ("keep_fp", [5]),
+        ("shrunk", {"pads": []}),
+        ("shrunk", {"pads": {"layer2.0.shortcut": [8]}}),
+        ("shrunk", {"pads": {"layer2.0.shortcut": [8, -1]}}),
+        ("shrunk", {"pads": {"layer2.0.shortcut": [True, 0]}}),
         ("inserted", [5]),
         ("inserted", [{"kind": "weight-noise", "level": "channel"}]),
         ("inserted", [{"kind": "weight-noise", "level": "row", "at": ["conv1.weight"]}]),

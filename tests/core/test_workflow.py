@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from robustq.core.architecture import build
 from robustq.core.checkpoint import load
+from robustq.core.datasets.loading import load as load_data
 from robustq.core.errors import OptionError
+from robustq.core.evaluation import accuracy
 from robustq.core.recipe import Recipe
 from robustq.core.workflow import compress, train
 
@@ -85,3 +88,44 @@ def test_training_from_scratch_has_no_parent(quadrants: str) -> None:
     assert made.content["input"] is None
     assert "parent" not in made.checkpoint.meta
     assert made.checkpoint.meta["data"] == {"name": quadrants, "shape": [1, 12, 12]}
+
+
+CHANNELS = {"name": "magnitude", "granularity": "channel", "scope": "layer"}
+
+
+def shapes(made: Any) -> dict[str, list[int]]:
+    return {name: list(w.shape) for name, w in made.checkpoint.dense().items() if w.ndim > 1}
+
+
+def test_pruning_and_shrinking_in_one_go(lenet: Path, quadrants: str) -> None:
+    start = load(lenet)
+    parts = {"data": {"name": quadrants}, "keep_fp": ["none"]}
+    pruned = compress(start, Recipe.from_dict({"compress": [CHANNELS], **parts}))
+    small = compress(start, Recipe.from_dict({"compress": [CHANNELS, {"name": "shrink"}], **parts}))
+    later = compress(pruned.checkpoint, Recipe.from_dict({"compress": ["shrink"], **parts}))
+    assert small.data == later.data
+    assert small.checkpoint.meta["methods"][-1] == {"name": "shrink"}
+    assert small.checkpoint.meta["parent"]["sha256"] == start.source.sha256
+    assert small.content["accuracy"]["after"] == pruned.content["accuracy"]["after"]
+    assert len(small.data) < len(pruned.data)
+    assert shapes(small)["fc2.weight"] == [42, 60]
+
+
+def test_a_shrunk_network_trains_on_and_stays_small(lenet: Path, quadrants: str) -> None:
+    recipe = training(quadrants, compress=[CHANNELS, {"name": "shrink"}])
+    made = compress(load(lenet), recipe, train=True)
+    assert made.content["shrunk"]["weights"]["after"] < made.content["shrunk"]["weights"]["before"]
+    assert len(made.content["history"]) == 1
+    on = train(training(quadrants, compress=[{"name": "binary-relax", "bits": 4}]), start=load(io.BytesIO(made.data)))
+    assert shapes(on) == shapes(made)
+    again = load(io.BytesIO(on.data))
+    assert again.meta["shrunk"] == made.checkpoint.meta["shrunk"]
+    assert accuracy(build(again), load_data(quadrants, "test")).n == 40
+
+
+def test_what_was_trained_is_not_lost_where_nothing_can_be_removed(lenet: Path, quadrants: str) -> None:
+    made = compress(
+        load(lenet), training(quadrants, compress=[{"name": "binary-relax", "bits": 4}, {"name": "shrink"}])
+    )
+    assert any("was not shrunk: no channel can be removed" in warning for warning in made.warnings)
+    assert "shrunk" not in made.content
