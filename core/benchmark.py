@@ -16,6 +16,7 @@ from .evaluation import Survey, predictions, survey
 from .inference import PROBE_IMAGES, frozen, is_randomized
 from .latency import median_ms
 from .report import Proportion
+from .work import Work
 
 Listener = Callable[[dict[str, Any]], None]  # {"kind": "step", "task", "step", "total"}
 
@@ -52,6 +53,7 @@ def benchmark(
     checks: str = "default",
     on_event: Listener | None = None,
     entries: list[dict[str, Any]] | None = None,
+    work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a model; attacks {label in the report: attack}, none of them for clean accuracy alone.
 
@@ -61,6 +63,10 @@ def benchmark(
     `diagnostics.run`, in the mode `checks`), warnings, complete.
     An accuracy is {"value", "ci95", "n"}, its share of all images: those that are wrong anyway count against it.
 
+    `work` says where finished parts are kept, until when to go on, and who shares the images. Where its deadline left
+    images out, `unfinished` is {label: {"done", "n"}} and `complete` False; accuracies are of the images that were
+    done, the worst case of those that were done by every attack that was begun. Checks and latency are left out then.
+
     `entries` is the list that is filled, as results come: after an interruption it holds what was done, `complete` is
     False in the entry that was under way. Raises what `perturb` raises.
     """
@@ -68,7 +74,9 @@ def benchmark(
     for candidate in candidates:
         entry = _blank(candidate)
         entries.append(entry)
-        evidence = _measure(entry, candidate, data, attacks, seed, batch_size, drop, on_event)
+        evidence = _measure(entry, candidate, data, attacks, seed, batch_size, drop, on_event, work)
+        if "unfinished" in entry:
+            continue
         entry["checks"] = [finding.to_dict() for finding in diagnostics.run(evidence, checks)]
         if latency and len(data):
             times = {str(n): round(median_ms(candidate.model, _images(data, n)), 4) for n in _BATCHES}
@@ -104,13 +112,14 @@ def _measure(
     batch_size: int | None,
     drop: bool,
     on_event: Listener | None,
+    work: Work | None,
 ) -> diagnostics.Evidence:
     """Clean accuracy, each attack, and the worst case so far; what was found, for the checks."""
     model = candidate.model
     with frozen(model):
         randomized = bool(len(data)) and is_randomized(model, _images(data, PROBE_IMAGES))
-    answers = predictions(model, data, batch_size=batch_size, randomized=randomized)
-    robust = answers == data.labels
+    answers = predictions(model, data, batch_size=batch_size, randomized=randomized, seed=seed)
+    robust, covered = answers == data.labels, torch.ones_like(answers, dtype=torch.bool)
     entry |= {"clean": _accuracy(robust), "randomized": randomized}
     surveys: dict[str, Survey] = {}
     knowledge = Knowledge(candidate.parent, randomized)
@@ -118,11 +127,15 @@ def _measure(
     for label, attack in informed.items():
         surveys[label] = found = survey(
             attack, model, data, seed=seed, batch_size=batch_size, drop=drop, answers=answers, randomized=randomized,
-            progress=_reporter(on_event, f"{candidate.name}: {label}"),
+            progress=_reporter(on_event, f"{candidate.name}: {label}"), work=work, job=f"{candidate.name} {label}",
         )  # fmt: skip
-        robust = robust & found.robust
+        if not found.done.all():
+            _leave_out(entry, label, found)
+        if len(data) and not found.done.any():
+            continue
+        robust, covered = robust & found.robust, covered & found.done
         entry["attacks"][label] = found.accuracy.to_dict()
-        entry["worst_case"] = _accuracy(robust)
+        entry["worst_case"] = _accuracy(robust[covered])
         entry["details"][label] = _details(attack, found, answers == data.labels)
         entry["warnings"] += [w for w in found.warnings if w not in entry["warnings"]]
     return diagnostics.Evidence(
@@ -131,9 +144,22 @@ def _measure(
     )  # fmt: skip
 
 
+def _leave_out(entry: dict[str, Any], label: str, found: Survey) -> None:
+    """Say that the deadline left out images of an attack, or all of them."""
+    done, n = int(found.done.sum()), len(found.done)
+    entry.setdefault("unfinished", {})[label] = {"done": done, "n": n}
+    if done:
+        entry["warnings"].append(
+            f"{label}: the time limit was reached after {done} of {n} images. Its accuracy is of these, and the worst "
+            "case of the images that all attacks finished."
+        )
+    else:
+        entry["warnings"].append(f"{label}: the time limit left no time for it. The worst case is without it.")
+
+
 def _details(attack: Attack, found: Survey, right: Tensor) -> dict[str, Any]:
     """Everything that is needed to judge, and to repeat, one attack."""
-    n = max(1, len(found.robust))
+    n = max(1, int(found.done.sum()))
     return {
         "name": registry.name_of(attack),
         "options": attack.options(),
@@ -144,6 +170,7 @@ def _details(attack: Attack, found: Survey, right: Tensor) -> dict[str, Any]:
         "forwards_per_image": round(found.forwards / n, 3),
         "backwards_per_image": round(found.backwards / n, 3),
         "unconfirmed": found.unconfirmed,
+        "close": found.close,
         "zero_gradient": found.zero_gradient,
         "through_rounding": found.through_rounding,
         "survivors": found.survivors,

@@ -13,6 +13,7 @@ class Exit(IntEnum):
     UNSAFE = 4  # an unsafe file was refused
     VERIFICATION = 5  # a written file failed its verification
     INTERNAL = 70
+    TIME_LIMIT = 124  # --time-limit was reached; the report holds what was done (the status of timeout(1))
     INTERRUPTED = 130
     PIPE = 141
 

@@ -69,6 +69,11 @@ class Report:
         self.status, self.exit_code = "gate missed", int(Exit.GATE)
         self.content.setdefault("gates_missed", []).append(gate)
 
+    def expire(self, unfinished: str) -> None:
+        """Record that the time limit was reached; a gate that is missed beside is recorded too."""
+        self.status, self.exit_code = "time limit", int(Exit.TIME_LIMIT)
+        self.warn(unfinished)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
