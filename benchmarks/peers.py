@@ -16,7 +16,7 @@ Run = Callable[[nn.Module, Tensor, Tensor, int], Tensor]  # model, x (n, c, h, w
 
 
 def torchattacks_pgd(args: argparse.Namespace) -> Run:
-    peer = _import_torchattacks()
+    peer = import_torchattacks()
 
     def run(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def _in_batches(one: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, b
     return torch.cat([one(part, labels) for part, labels in zip(x.split(batch), y.split(batch), strict=True)])
 
 
-def _import_torchattacks() -> Any:
+def import_torchattacks() -> Any:
     """torchattacks imports torchvision for attacks that are not used here; its wheel does not load beside CPU torch."""
     for name in ("torchvision", "torchvision.transforms", "torchvision.models"):
         sys.modules.setdefault(name, types.ModuleType(name))
