@@ -102,6 +102,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
 #define TILES6(B, W) TILES4(B, W), tile<5, B, W>, tile<6, B, W>
 #define TILES(W) {{TILES6(1, W)}, {TILES4(2, W)}, {TILES2(4, W)}}
 const Integer avx2_integer = {
-    {TILES(2), TILES(4), TILES(8)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
 
 }  // namespace robustq

@@ -85,6 +85,41 @@ void tile(const IntegerTile& t) {
     }
 }
 
+template <int N, int S, int Bits>
+void few(const IntegerTile& t) {
+  __m512i acc[S][N][kFields];
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+      for (int b = 0; b < kFields; ++b) acc[s][n][b] = _mm512_setzero_si512();
+  const uint8_t* codes = t.codes;
+  for (int64_t segment = 0; segment < t.count; ++segment) {
+    const int8_t* x[N];
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) x[n] = t.rows[n] + t.segments[segment].offset;
+    const int64_t end = 4 * t.segments[segment].steps;
+    for (int64_t at = 0; at < end; at += 4, codes += 32 * Bits) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        const uint8_t* from = codes + s * t.block_bytes;
+        _mm_prefetch(from + kAhead, _MM_HINT_T1);
+        if (Bits == 4) _mm_prefetch(from + kAhead + 64, _MM_HINT_T1);
+        step<N, kFields, Bits>(acc[s], x, at, from);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+      for (int b = 0; b < kFields; ++b)
+        _mm512_storeu_si512(t.sum + (s * N + n) * kOutputs + 16 * b,
+                            _mm512_srai_epi32(acc[s][n][b], field_shift<Bits>(b)));
+}
+
 template <int Bits>
 void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) {
   const __m512i zero = _mm512_set1_epi8(Bits == 2 ? 1 : 8), offset = _mm512_set1_epi8(char(128));
@@ -103,8 +138,9 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
 
 #define TILES6(B, W) nullptr, tile<1, B, W>, tile<2, B, W>, tile<3, B, W>, tile<4, B, W>, tile<5, B, W>, tile<6, B, W>
 #define TILES12(B, W) TILES6(B, W), tile<7, B, W>, tile<8, B, W>, tile<9, B, W>, tile<10, B, W>, tile<11, B, W>, tile<12, B, W>
+#define FEW(W) {nullptr, few<1, 4, W>, few<2, 2, W>}
 #define TILES(W) {{TILES12(1, W)}, {TILES12(2, W)}, {TILES6(4, W)}}
 const Integer avx512vnni_integer = {
-    {TILES(2), TILES(4), TILES(8)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
 
 }  // namespace robustq

@@ -1,9 +1,14 @@
 // Which instruction sets were compiled in and can run here, and the one in use.
+#if ROBUSTQ_HAVE_AMX
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstring>
 
 #include "integer.h"
 #include "kernel.h"
+#include "matrix.h"
 
 namespace robustq {
 namespace {
@@ -12,10 +17,19 @@ struct Choice {
   const char* name;
   const Isa* isa;
   const Integer* integer;
+  const Unit* unit = nullptr;
 };
 
+#if ROBUSTQ_HAVE_AMX
+// amx-tile and amx-int8; g++ 12 has no names for them.
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 25 & 1);
+}
+#endif
+
 struct Available {
-  Choice sets[4] = {{"scalar", &scalar_isa, &scalar_integer}};
+  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer}};
   int count = 1;
   Available() {
 #if ROBUSTQ_HAVE_AVX2
@@ -28,7 +42,12 @@ struct Available {
       return;
     sets[count++] = {"avx512", &avx512_isa, &avx2_integer};  // without VNNI, twice the width gains little
 #if ROBUSTQ_HAVE_AVX512VNNI
-    if (__builtin_cpu_supports("avx512vnni")) sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer};
+    if (!__builtin_cpu_supports("avx512vnni")) return;
+    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer};
+#if ROBUSTQ_HAVE_AMX
+    if (!has_amx() || !amx_permitted()) return;
+    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, &amx_unit};
+#endif
 #endif
 #endif
 #endif
@@ -54,6 +73,7 @@ const char* isa_name(int index) { return available().sets[index].name; }
 const char* isa_name() { return current().name; }
 const Isa& isa_current() { return *current().isa; }
 const Integer& integer_current() { return *current().integer; }
+const Unit* unit_current() { return current().unit; }
 
 bool isa_use(const char* name) {
   for (int i = 0; i < isa_count(); ++i)

@@ -2,16 +2,14 @@
 //
 // y = act(sum over pieces of columns of weight scale * row scale * (integer sum) + bias). A piece ends where a group
 // ends, and after kMaxSteps, so that sums fit 32 bits and a decoded block (256 kB) the second-level cache.
-#include "integer.h"
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "kernel.h"
+#include "matrix.h"
+#include "panel.h"
 #include "parallel.h"
 
 namespace robustq {
@@ -19,61 +17,39 @@ namespace {
 
 constexpr int64_t kPanelBytes = 512 * 1024;  // activations of a panel of rows, in the second-level cache
 constexpr int64_t kPanelPositions = 512;     // of a convolution's output in a panel; they share activations
-constexpr int64_t kDecodePlanes = 24;        // from so many planes of rows on, blocks are decoded first
+constexpr int64_t kUnitPanelBytes = 1024 * 1024;  // the same for a matrix unit, whose processors have more of it
+constexpr int64_t kUnitPlanes = 4;           // from so many planes of rows on, the matrix unit is used
 constexpr int64_t kRoundWork = int64_t(1) << 19;  // activations whose rounding pays for starting a thread
-
-struct Free {
-  void operator()(void* at) const { ::operator delete(at, std::align_val_t(64)); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-template <class T>
-Buffer<T> buffer(int64_t count) {  // not initialised
-  return Buffer<T>(static_cast<T*>(::operator new(size_t(count) * sizeof(T), std::align_val_t(64))));
-}
-
-struct Piece {
-  int64_t first, count;  // segments
-  int64_t step, steps;   // of the codes
-  int64_t group;
-};
-
-struct Plan {
-  std::vector<Segment> segments;
-  std::vector<Piece> pieces;
-  int64_t steps = 0;
-
-  void add(int64_t offset, int64_t count, int64_t group) {
-    while (count > 0) {
-      if (pieces.empty() || pieces.back().group != group || pieces.back().steps == kMaxSteps)
-        pieces.push_back({int64_t(segments.size()), 0, steps, 0, group});
-      Piece& piece = pieces.back();
-      const int64_t part = std::min(count, kMaxSteps - piece.steps);
-      segments.push_back({offset, part});
-      piece.count += 1;
-      piece.steps += part;
-      steps += part;
-      offset += 4 * part;
-      count -= part;
-    }
-  }
-};
-
-// Some rows of the layer's input, each one or two planes of int8, and where their outputs go.
-struct Panel {
-  int planes = 1;
-  bool decoded = false;              // activations are stored plus 128, for decoded weights
-  std::vector<const int8_t*> plane;  // [row][plane]
-  std::vector<int32_t> excess;       // [piece][row][plane], unless decoded
-  std::vector<float> scale;          // [row]
-  std::vector<float*> y;             // [row]
-};
 
 int most_planes(const IntegerTileFn (&tile)[kMaxPlanes + 1]) {
   int most = kMaxPlanes;
   while (!tile[most]) --most;
   return most;
+}
+
+// One or two planes of rows and whole blocks, several at once; what is left of `blocks`.
+Range multiply_few(const Weights& w, const Plan& plan, const Panel& panel, Range blocks, bool relu) {
+  const Integer& isa = integer_current();
+  const int planes = int(panel.plane.size()), rows = int(panel.scale.size());
+  if (panel.decoded || planes > kFewPlanes || !isa.few[w.bits / 4][planes]) return blocks;
+  const int64_t together = kFewSums / planes, block_bytes = plan.steps * 32 * w.bits;
+  int32_t sum[kFewSums * kOutputs];
+  float* y[kFewPlanes];
+  for (; blocks.size() >= together && (blocks.first + together) * kOutputs <= w.out; blocks.first += together)
+    for (size_t p = 0; p < plan.pieces.size(); ++p) {
+      const Piece& piece = plan.pieces[p];
+      const uint8_t* codes = w.codes + blocks.first * block_bytes + piece.step * 32 * w.bits;
+      isa.few[w.bits / 4][planes]({panel.plane.data(), &plan.segments[size_t(piece.first)], piece.count, codes, sum,
+                                   block_bytes});
+      for (int64_t b = 0; b < together; ++b) {
+        const int64_t output = (blocks.first + b) * kOutputs;
+        for (int r = 0; r < rows; ++r) y[r] = panel.y[size_t(r)] + output;
+        isa.finish({sum + b * planes * kOutputs, &panel.excess[p * size_t(planes)], nullptr, panel.scale.data(),
+                    w.scale + piece.group * w.out + output, w.bias ? w.bias + output : nullptr, y, panel.planes, rows,
+                    kOutputs, p == 0, relu && p + 1 == plan.pieces.size()});
+      }
+    }
+  return blocks;
 }
 
 void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range blocks, bool relu, uint8_t* decoded) {
@@ -83,6 +59,7 @@ void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range bloc
   int32_t sum[kMaxPlanes * kOutputs];
   int32_t excess[kOutputs];
   float* y[kMaxPlanes];
+  blocks = multiply_few(w, plan, panel, blocks, relu);
   for (int64_t block = blocks.first; block < blocks.last; ++block) {
     const int64_t output = block * kOutputs;
     const int outputs = int(std::min<int64_t>(kOutputs, w.out - output));
@@ -101,7 +78,8 @@ void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range bloc
         const int64_t row = rows * t / tiles;
         const int count = int(rows * (t + 1) / tiles - row);
         const int64_t first = row * panel.planes;
-        tile[count * panel.planes]({&panel.plane[size_t(first)], &plan.segments[size_t(piece.first)], piece.count, codes, sum});
+        tile[count * panel.planes](
+            {&panel.plane[size_t(first)], &plan.segments[size_t(piece.first)], piece.count, codes, sum});
         for (int r = 0; r < count; ++r) y[r] = panel.y[size_t(row + r)] + output;
         isa.finish({sum, panel.decoded ? nullptr : &panel.excess[p * panel.plane.size() + size_t(first)],
                     panel.decoded ? excess : nullptr, &panel.scale[size_t(row)],
@@ -139,12 +117,14 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
   for (int64_t group = 0; group * width < in; ++group)
     plan.add(4 * plan.steps, (std::min(width, in - group * width) + 3) / 4, group);
   const int64_t pieces = int64_t(plan.pieces.size());
-  const bool decoded = rows * mode.planes >= kDecodePlanes;
+  const bool unit = unit_current() && rows * mode.planes >= kUnitPlanes;
+  const bool decoded = !unit && rows * mode.planes >= isa.decode_planes;
+  const bool summed = !unit && !decoded;  // the sum of a row's activations is taken off
   const int64_t plane_bytes = (4 * plan.steps + 127) / 64 * 64;  // never a power of two, whose rows share cache sets
   const int64_t row_bytes = mode.planes * plane_bytes;
   Buffer<int8_t> q = buffer<int8_t>(rows * row_bytes);
   Buffer<float> scale = buffer<float>(rows);
-  Buffer<int32_t> sums = buffer<int32_t>(decoded ? 1 : rows * mode.planes * pieces);
+  Buffer<int32_t> sums = buffer<int32_t>(!summed ? 1 : rows * mode.planes * pieces);
   const int64_t zero = w.bits == 2 ? 1 : 8;
 
   in_parts(parts_for(rows * in, kRoundWork, threads), rows, [&](Range range) {
@@ -166,7 +146,7 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
         if (low) std::memset(low + at + count, decoded ? -128 : 0, size_t(padding));
         at += count + padding;
       }
-      if (decoded) continue;
+      if (!summed) continue;
       for (int64_t p = 0; p < pieces; ++p)
         for (int plane = 0; plane < mode.planes; ++plane)
           sums[size_t((p * rows + r) * mode.planes + plane)] =
@@ -178,7 +158,7 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
   const int64_t blocks = blocks_of(w);
   const int64_t parts = parts_for(rows * w.out * in, 4 * kThreadWork, threads);
   const bool by_output = blocks >= 4 * parts || blocks >= rows;
-  const int64_t most = std::max<int64_t>(kMaxPlanes, kPanelBytes / row_bytes);
+  const int64_t most = std::max<int64_t>(kMaxPlanes, (unit ? kUnitPanelBytes : kPanelBytes) / row_bytes);
   in_parts(parts, by_output ? blocks : rows, [&](Range range) {
     const Range mine = by_output ? Range{0, rows} : range;
     Buffer<uint8_t> block = buffer<uint8_t>(decoded ? std::min(kMaxSteps, plan.steps) * kDecodedStep : 1);
@@ -193,11 +173,13 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
         panel.scale.push_back(scale[size_t(r)]);
         panel.y.push_back(y + r * w.out);
       }
-      if (!decoded)
+      if (summed)
         for (int64_t p = 0; p < pieces; ++p)
           panel.excess.insert(panel.excess.end(), &sums[size_t((p * rows + first) * mode.planes)],
                               &sums[size_t((p * rows + last - 1) * mode.planes)] + mode.planes);
-      multiply(w, plan, panel, by_output ? range : Range{0, blocks}, mode.relu, block.get());
+      const Range columns = by_output ? range : Range{0, blocks};
+      if (unit) multiply_by_unit(w, plan, panel, columns.first, columns.last, mode.relu);
+      else multiply(w, plan, panel, columns, mode.relu, block.get());
     }
   });
 }
@@ -218,6 +200,8 @@ void integer_convolution(const Weights& w, const float* x, const Convolution& c,
   }
   Buffer<int8_t> q = buffer<int8_t>(c.batch * sample_bytes);
   Buffer<float> scale = buffer<float>(c.batch);
+  const bool unit = unit_current();
+  const int zero = unit ? 0 : -128;  // 0, plus 128 for decoded weights
   const int64_t sample = c.height * c.width * c.channels;
 
   in_parts(parts_for(c.batch * sample, kRoundWork, threads), c.batch, [&](Range range) {
@@ -225,7 +209,7 @@ void integer_convolution(const Weights& w, const float* x, const Convolution& c,
       const RowScale s = row_scale(isa, x + n * sample, sample, mode.planes);
       scale[size_t(n)] = s.scale;
       int8_t* high = q.get() + n * sample_bytes;
-      std::memset(high, -128, size_t(sample_bytes));  // 0, plus 128: the padding
+      std::memset(high, zero, size_t(sample_bytes));  // the padding
       if (s.factor == 0.0f) continue;
       for (int64_t h = 0; h < c.height; ++h) {
         const float* from = x + n * sample + h * c.width * c.channels;
@@ -233,7 +217,7 @@ void integer_convolution(const Weights& w, const float* x, const Convolution& c,
         const bool dense = channels == c.channels;
         const int64_t count = dense ? c.width * channels : c.channels;
         for (int64_t v = 0; v < (dense ? 1 : c.width); ++v, from += count, to += channels)
-          isa.quantize(from, count, s.factor, 128, to, mode.planes == 2 ? to + plane_bytes : nullptr);
+          isa.quantize(from, count, s.factor, -zero, to, mode.planes == 2 ? to + plane_bytes : nullptr);
       }
     }
   });
@@ -242,21 +226,25 @@ void integer_convolution(const Weights& w, const float* x, const Convolution& c,
   const int64_t parts = parts_for(c.batch * positions * w.out * plan.steps * 4, 4 * kThreadWork, threads);
   const int64_t blocks = blocks_of(w), total = c.batch * positions;
   const bool by_output = blocks >= 4 * parts && total < parts * kPanelPositions;
+  const int64_t most = unit ? std::max<int64_t>(64, std::min(kPanelPositions, kUnitPanelBytes / (4 * plan.steps)))
+                            : kPanelPositions;
   in_parts(parts, by_output ? blocks : total, [&](Range range) {
     const Range mine = by_output ? Range{0, total} : range;
     Buffer<uint8_t> block = buffer<uint8_t>(std::min(kMaxSteps, plan.steps) * kDecodedStep);
-    for (int64_t first = mine.first; first < mine.last; first += kPanelPositions) {
+    for (int64_t first = mine.first; first < mine.last; first += most) {
       Panel panel;
       panel.planes = mode.planes;
-      panel.decoded = true;
-      for (int64_t at = first; at < std::min(mine.last, first + kPanelPositions); ++at) {
+      panel.decoded = !unit;
+      for (int64_t at = first; at < std::min(mine.last, first + most); ++at) {
         const int64_t n = at / positions, h = at % positions / out_w, v = at % positions % out_w;
         const int8_t* high = q.get() + n * sample_bytes + h * c.stride_h * line + v * c.stride_w * channels;
         for (int plane = 0; plane < mode.planes; ++plane) panel.plane.push_back(high + plane * plane_bytes);
         panel.scale.push_back(scale[size_t(n)]);
         panel.y.push_back(y + at * w.out);
       }
-      multiply(w, plan, panel, by_output ? range : Range{0, blocks}, mode.relu, block.get());
+      const Range columns = by_output ? range : Range{0, blocks};
+      if (unit) multiply_by_unit(w, plan, panel, columns.first, columns.last, mode.relu);
+      else multiply(w, plan, panel, columns, mode.relu, block.get());
     }
   });
 }

@@ -16,6 +16,8 @@ namespace robustq {
 constexpr int kOutputs = 64;                  // of a block
 constexpr int kFields = 4;                    // groups of 16 outputs in a block
 constexpr int kMaxPlanes = 12;                // rows of activations (planes of rows, if there are two) in a tile
+constexpr int kFewPlanes = 2;
+constexpr int kFewSums = 4;                   // planes x blocks of a `few`
 constexpr int64_t kMaxSteps = 1024;           // summed in int32: 4 * 1024 columns * 240 * 128 < 2^31
 constexpr int kDecodedStep = 64 * kFields;    // bytes of a step of decoded weights
 
@@ -30,6 +32,7 @@ struct IntegerTile {
   int64_t count;
   const uint8_t* codes;       // the first step of the first segment
   int32_t* sum;               // sum[plane * 64 + output], overwritten
+  int64_t block_bytes = 0;    // `few` only: from a block of codes to the next; sum[(block * planes + plane) * 64 + ...]
 };
 using IntegerTileFn = void (*)(const IntegerTile&);
 
@@ -47,8 +50,12 @@ struct Finish {
 };
 
 struct Integer {
+  int decode_planes;  // from so many planes of rows on, blocks are decoded first
   // tile[w][i][n]: w 0: 2 bits, 1: 4 bits, 2: decoded; 16 << i outputs; n planes; null where registers do not suffice
   IntegerTileFn tile[3][3][kMaxPlanes + 1];
+  // few[w][n]: n planes, kFewSums / n whole blocks of stored codes at once, or null: memory answers faster to several
+  // streams than to one
+  IntegerTileFn few[2][kFewPlanes + 1];
   // codes of `steps` steps -> signed codes [steps][256], and 128 times their sum for each of the 64 outputs
   void (*decode[2])(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess);
   void (*finish)(const Finish&);

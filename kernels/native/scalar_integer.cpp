@@ -49,6 +49,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
 #define TILES4(B, W) {nullptr, tile<1, B, W>, tile<2, B, W>, tile<3, B, W>, tile<4, B, W>}
 #define TILES(W) {TILES4(1, W), TILES4(2, W), TILES4(4, W)}
 const Integer scalar_integer = {
-    {TILES(2), TILES(4), TILES(8)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
 
 }  // namespace robustq

@@ -1,0 +1,201 @@
+// Intel AMX: a tile product adds 16 rows x 64 columns of activations times 64 columns x 16 outputs of weights, sixteen
+// times the multiplications of a vpdpbusd.
+//
+// A tile register holds 16 rows of 64 bytes; of weights, a row is one step: 16 outputs of four columns, just as they are
+// stored. Registers 0 ... 3 are the sums of 64 outputs, 4 is the activations, 5 ... 7 are weights.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "matrix.h"
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace robustq {
+namespace {
+
+constexpr int64_t kAhead = 2048;  // bytes
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};  // of a row
+  uint8_t rows[16] = {};
+};
+
+// As assembly with a memory clobber: the intrinsics of g++ 12 do not say that they read memory.
+template <int T>
+inline void load(const void* at) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(at), "r"(int64_t(64)), "i"(T) : "memory");
+}
+template <int T>
+inline void begin(const int32_t* sum, bool add) {
+  if (add) asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(sum), "r"(int64_t(4 * kOutputs)), "i"(T) : "memory");
+  else asm volatile("tilezero %%tmm%c0" ::"i"(T));
+}
+template <int T>
+inline void end(int32_t* sum) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(int64_t(4 * kOutputs)), "i"(T) : "memory");
+}
+template <int Sum, int W>
+inline void multiply_add() {
+  asm volatile("tdpbssd %%tmm%c1, %%tmm4, %%tmm%c0" ::"i"(Sum), "i"(W));
+}
+
+// Field 3 of two bits is shifted down: the corrupt code 2 << 6 would be beyond a signed byte.
+constexpr int shift(int bits, int b) { return bits == 4 ? 4 * (b % 2) : 2 * (b % 3); }
+
+// `steps` steps, at most a chunk; the rest of it keeps what it holds.
+template <int Bits>
+inline void decode_chunk(const uint8_t* codes, int64_t steps, uint8_t* to) {
+  for (int64_t step = 0; step < steps; ++step, codes += 32 * Bits, to += 64) {
+#pragma GCC unroll 4
+    for (int b = 0; b < kFields; ++b) {
+      const int at = Bits == 4 ? 64 * (b / 2) : 0;
+      if (b == 0 || (Bits == 4 && b == 2)) _mm_prefetch(codes + at + kAhead, _MM_HINT_T0);
+      const __m512i field = _mm512_set1_epi8(char(((1 << Bits) - 1) << shift(Bits, b)));
+      const __m512i zero = _mm512_set1_epi8(char((Bits == 2 ? 1 : 8) << shift(Bits, b)));
+      __m512i code = _mm512_loadu_si512(codes + at);
+      if (Bits == 2 && b == 3) code = _mm512_srli_epi16(code, 6);
+      _mm512_store_si512(to + b * 64 * kChunk, _mm512_sub_epi8(_mm512_and_si512(code, field), zero));
+    }
+  }
+}
+
+template <int Bits>
+void decode(const uint8_t* codes, int64_t steps, uint8_t* out) {
+  for (; steps > 0; steps -= kChunk, codes += 32 * Bits * kChunk, out += kChunkBytes)
+    decode_chunk<Bits>(codes, steps < kChunk ? steps : kChunk, out);
+}
+
+template <int Fields>
+inline void multiply_chunk(const int8_t* x, const uint8_t* w) {
+  load<4>(x);
+  load<5>(w);
+  multiply_add<0, 5>();
+  if (Fields > 1) {
+    load<6>(w + 64 * kChunk);
+    multiply_add<1, 6>();
+  }
+  if (Fields > 2) {
+    load<7>(w + 2 * 64 * kChunk);
+    multiply_add<2, 7>();
+  }
+  if (Fields > 3) {
+    load<5>(w + 3 * 64 * kChunk);
+    multiply_add<3, 5>();
+  }
+}
+
+template <int Fields>
+inline void begin_all(const UnitTile& t) {
+  begin<0>(t.sum, t.add);
+  if (Fields > 1) begin<1>(t.sum + 16, t.add);
+  if (Fields > 2) begin<2>(t.sum + 32, t.add);
+  if (Fields > 3) begin<3>(t.sum + 48, t.add);
+}
+
+template <int Fields>
+inline void end_all(const UnitTile& t) {
+  end<0>(t.sum);
+  if (Fields > 1) end<1>(t.sum + 16);
+  if (Fields > 2) end<2>(t.sum + 32);
+  if (Fields > 3) end<3>(t.sum + 48);
+}
+
+template <int Fields>
+void multiply(const UnitTile& t) {
+  begin_all<Fields>(t);
+  const uint8_t* w = t.weights;
+  const int8_t* x = t.x;
+  const uint8_t* ahead = t.ahead;
+  for (int64_t chunk = 0; chunk < t.chunks; ++chunk, w += kChunkBytes, x += kTileBytes) {
+    for (int64_t line = 0; line < t.ahead_lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+    multiply_chunk<Fields>(x, w);
+  }
+  end_all<Fields>(t);
+}
+
+// The same from codes, decoded a chunk ahead: the load of a tile waits for the stores before it.
+template <int Bits>
+void multiply_codes(const UnitTile& t, int64_t steps) {
+  alignas(64) uint8_t decoded[2][kChunkBytes] = {};
+  begin_all<kFields>(t);
+  const uint8_t* codes = t.weights;
+  const int8_t* x = t.x;
+  decode_chunk<Bits>(codes, steps < kChunk ? steps : kChunk, decoded[0]);
+  for (int turn = 0; steps > 0; turn ^= 1, x += kTileBytes) {
+    steps -= kChunk;
+    codes += 32 * Bits * kChunk;
+    if (steps > 0) decode_chunk<Bits>(codes, steps < kChunk ? steps : kChunk, decoded[turn ^ 1]);
+    multiply_chunk<kFields>(x, decoded[turn]);
+  }
+  end_all<kFields>(t);
+}
+
+void multiply_fields(const UnitTile& t) {
+  static constexpr void (*kMultiply[])(const UnitTile&) = {multiply<1>, multiply<2>, multiply<3>, multiply<4>};
+  kMultiply[t.fields - 1](t);
+}
+
+void configure(int planes) {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.bytes[i] = 64;
+    config.rows[i] = uint8_t(i < 5 ? planes : kTileRows);
+  }
+  asm volatile("ldtilecfg %0" ::"m"(config));
+}
+
+void release() { asm volatile("tilerelease"); }
+
+// Field 3 of two bits is shifted down: the corrupt code 2 << 6 would be beyond a signed byte.
+template <int Bits, int Planes>
+void add_rows(const UnitAdd& a) {
+  for (int b = 0; 16 * b < a.outputs; ++b) {
+    const __mmask16 mask = a.outputs - 16 * b < 16 ? __mmask16((1 << (a.outputs - 16 * b)) - 1) : __mmask16(0xffff);
+    const __m512 scale = _mm512_maskz_loadu_ps(mask, a.weight_scale + 16 * b);
+    const __m128i down = _mm_cvtsi32_si128(shift(Bits, b));
+    for (int r = 0; r < a.rows; ++r) {
+      const int32_t* at = a.sum + r * Planes * kOutputs + 16 * b;
+      __m512i sum = _mm512_sra_epi32(_mm512_loadu_si512(at), down);
+      if (Planes == 2)  // 256 * 8 * 127 * 4096 + ... < 2^31
+        sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), _mm512_sra_epi32(_mm512_loadu_si512(at + kOutputs), down));
+      float* total = a.total + r * kOutputs + 16 * b;
+      const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+      _mm512_storeu_ps(total, a.first ? product : _mm512_add_ps(_mm512_loadu_ps(total), product));
+    }
+  }
+}
+
+void add(const UnitAdd& a) {
+  if (a.bits == 2) a.planes == 1 ? add_rows<2, 1>(a) : add_rows<2, 2>(a);
+  else a.planes == 1 ? add_rows<4, 1>(a) : add_rows<4, 2>(a);
+}
+
+void put(const float* total, float scale, const float* bias, int outputs, bool relu, float* y) {
+  for (int i = 0; i < outputs; i += 16) {
+    const __mmask16 mask = outputs - i < 16 ? __mmask16((1 << (outputs - i)) - 1) : __mmask16(0xffff);
+    __m512 value = _mm512_mul_ps(_mm512_loadu_ps(total + i), _mm512_set1_ps(scale));
+    if (bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias + i));
+    // NaN stays: the second operand is given where one is NaN.
+    if (relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
+    _mm512_mask_storeu_ps(y + i, mask, value);
+  }
+}
+
+}  // namespace
+
+bool amx_permitted() {
+#if defined(__linux__) && defined(__x86_64__)
+  return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+#else
+  return false;
+#endif
+}
+
+const Unit amx_unit = {configure, release, {decode<2>, decode<4>}, multiply_fields, {multiply_codes<2>, multiply_codes<4>}, add, put};
+
+}  // namespace robustq

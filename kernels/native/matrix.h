@@ -1,0 +1,55 @@
+// A matrix unit: what it offers to the driver in matrix.cpp. Declarations only.
+//
+// Columns go in chunks of 16 steps (64 columns). Activations of a chunk are a tile of 16 rows of 64 bytes; weights are
+// decoded to signed bytes, [field][step][64 bytes], where field b is a power of two times the codes, as masking leaves
+// it; `add` shifts the sums. Beyond the last step of a piece activations are zero and weights are anything.
+#pragma once
+#include "integer.h"
+
+namespace robustq {
+
+constexpr int kTileRows = 16;  // planes of rows in a tile
+constexpr int64_t kChunk = 16;  // steps
+constexpr int64_t kTileBytes = kTileRows * 4 * kChunk;
+constexpr int64_t kChunkBytes = kFields * kChunk * 64;
+constexpr int64_t kSweepChunks = 8;  // decoded at a time: 32 kB, for the first-level cache
+
+struct UnitTile {
+  const int8_t* x;         // chunks of activations
+  const uint8_t* weights;  // chunks, decoded, or codes
+  int64_t chunks;
+  const uint8_t* ahead;    // `multiply` asks the memory for so many cache lines from here on in each chunk
+  int64_t ahead_lines;
+  int fields;              // groups of 16 outputs that are wanted
+  bool add;                // to what `sum` holds
+  int32_t* sum;            // [plane][64]
+};
+
+// total = (first ? 0 : total) + weight_scale * sum; two planes are 256 * high + low.
+struct UnitAdd {
+  const int32_t* sum;
+  const float* weight_scale;  // for each output
+  float* total;               // [row][64]
+  int bits, planes, rows, outputs;
+  bool first;
+};
+
+struct Unit {
+  void (*configure)(int planes);
+  void (*release)();
+  // steps of codes -> chunks; what fills up the last chunk is left as it is
+  void (*decode[2])(const uint8_t* codes, int64_t steps, uint8_t* out);
+  void (*multiply)(const UnitTile&);
+  // `steps` steps of codes, all fields; faster than `decode` and `multiply` for one tile of rows
+  void (*multiply_codes[2])(const UnitTile&, int64_t steps);
+  void (*add)(const UnitAdd&);
+  // y = act(total * scale + bias) of one row
+  void (*put)(const float* total, float scale, const float* bias, int outputs, bool relu, float* y);
+};
+
+extern const Unit amx_unit;
+bool amx_permitted();  // asks the operating system for the tile registers
+
+const Unit* unit_current();  // dispatch.cpp: null without one
+
+}  // namespace robustq

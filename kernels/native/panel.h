@@ -1,0 +1,66 @@
+// What the drivers of integer layers share: buffers, the columns of a weight in pieces, the rows of a panel. Holds code:
+// not for files with instruction-set flags.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "integer.h"
+
+namespace robustq {
+
+struct Free {
+  void operator()(void* at) const { ::operator delete(at, std::align_val_t(64)); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Free>;
+
+template <class T>
+Buffer<T> buffer(int64_t count) {  // not initialised
+  return Buffer<T>(static_cast<T*>(::operator new(size_t(count) * sizeof(T), std::align_val_t(64))));
+}
+
+struct Piece {
+  int64_t first, count;  // segments
+  int64_t step, steps;   // of the codes
+  int64_t group;
+};
+
+// A piece ends where a group ends, and after kMaxSteps, so that sums fit 32 bits.
+struct Plan {
+  std::vector<Segment> segments;
+  std::vector<Piece> pieces;
+  int64_t steps = 0;
+
+  void add(int64_t offset, int64_t count, int64_t group) {
+    while (count > 0) {
+      if (pieces.empty() || pieces.back().group != group || pieces.back().steps == kMaxSteps)
+        pieces.push_back({int64_t(segments.size()), 0, steps, 0, group});
+      Piece& piece = pieces.back();
+      const int64_t part = std::min(count, kMaxSteps - piece.steps);
+      segments.push_back({offset, part});
+      piece.count += 1;
+      piece.steps += part;
+      steps += part;
+      offset += 4 * part;
+      count -= part;
+    }
+  }
+};
+
+// Some rows of the layer's input, each one or two planes of int8, and where their outputs go.
+struct Panel {
+  int planes = 1;
+  bool decoded = false;              // activations are stored plus 128, for decoded weights
+  std::vector<const int8_t*> plane;  // [row][plane]
+  std::vector<int32_t> excess;       // [piece][row][plane], unless decoded or for a matrix unit
+  std::vector<float> scale;          // [row]
+  std::vector<float*> y;             // [row]
+};
+
+// matrix.cpp: the outputs of `blocks` for a panel, by a matrix unit; activations are stored as they are.
+void multiply_by_unit(const Weights& w, const Plan& plan, const Panel& panel, int64_t first_block, int64_t last_block,
+                      bool relu);
+
+}  // namespace robustq
