@@ -1,5 +1,6 @@
 """The threat model: which attack at which radius."""
 
+from dataclasses import fields
 from typing import Any
 
 from . import datasets, registry
@@ -9,10 +10,14 @@ from .recipe import Spec
 
 
 def resolve_attack(spec: Spec, data: str | None) -> Attack:
-    """The attack of a spec; where no radius is given, the customary one of the data set, else OptionError."""
+    """The attack of a spec; where no radius is given, its own, else the customary one of the data set.
+
+    Raises OptionError where there is none, UnknownNameError.
+    """
     options: dict[str, Any] = dict(spec.options)
-    if options.get("eps") is None:
-        norm = options.get("norm", "linf")
+    own = {field.name: field.default for field in fields(registry.find(spec.name, "attack"))}
+    if options.get("eps") is None and own["eps"] is None:
+        norm = options.get("norm", own["norm"])
         eps = datasets.info(data).eps if data is not None and norm == "linf" else None  # usual radii are L-inf radii
         if eps is None:
             raise OptionError(
