@@ -11,6 +11,7 @@ from .options import (
     ModelOptions,
     OutputOptions,
     RunOptions,
+    ScrutinyOptions,
     grouped,
     to_recipe,
 )
@@ -25,6 +26,7 @@ def benchmark(
     model: ModelOptions,
     data: DataOptions,
     attack: AttackOptions,
+    closely: ScrutinyOptions,
     run: RunOptions,
     output: OutputOptions,
     documents: DocumentOptions,
@@ -72,6 +74,7 @@ def benchmark(
     from robustq.core import execution
     from robustq.core.comparison import evaluate
     from robustq.core.gates import Gates
+    from robustq.core.scrutiny import Scrutiny
     from robustq.core.sweep import Sweep
 
     from . import render, streams
@@ -79,6 +82,7 @@ def benchmark(
     job: Run = ctx.obj
     report = job.start("benchmark", output, render.benchmark, {"json": out, **vars(documents)})
     gates = Gates.parse(min_acc, min_robust_acc, max_drop, max_bytes)
+    scrutiny = Scrutiny(**vars(closely))
     recipe = to_recipe(run, model, data, attack)
     streams.once(files or [])
     execution.use(recipe.run)
@@ -87,5 +91,5 @@ def benchmark(
     with job.progress() as on_event:
         evaluate(
             sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event,
-            sweep=sweep, examples=documents.html is not None,
+            sweep=sweep, examples=documents.html is not None, scrutiny=scrutiny,
         )  # fmt: skip

@@ -170,6 +170,30 @@ class OutputOptions:
 
 
 @dataclass(kw_only=True)
+class ScrutinyOptions:
+    """How closely a benchmark looks."""
+
+    parent: Annotated[
+        str | None,
+        _option("--parent", help="The float model the others were made from.", panel="Model", metavar="FILE"),
+    ] = None
+    parent_arch: Annotated[
+        str | None,
+        _option("--parent-arch", help="Its class, if another.", panel="Model", metavar="NAME|FILE.py:FACTORY"),
+    ] = None
+    trust_program: Annotated[
+        bool, _option("--trust-program", help="DANGEROUS: run the code of a TorchScript program.", panel="Model")
+    ] = False
+    checks: Annotated[
+        str,
+        _option("--checks", help="Diagnostics (docs/checks.md).", panel="Attack", metavar="default|all|none"),
+    ] = "default"
+    strict: Annotated[
+        bool, _option("--strict", help="A check that fails is a missed gate.", panel="Gates: exit status 1 when missed")
+    ] = False
+
+
+@dataclass(kw_only=True)
 class DocumentOptions:
     """The report as documents for people."""
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from robustq.core.report import Report
 
-from . import grids
+from . import checks, grids
 from .phrases import images, setting, threat
 from .tables import NONE, accuracy, drawn, figure, percent, size, table
 from .text import visible
@@ -40,6 +40,8 @@ def _details(model: Mapping[str, Any], console: Console, verbose: int) -> None:
             f"{visible(model['name'])}: {packed['layers']} layers run from packed weights ({packed['isa']}) in "
             f"{figure(packed['latency_ms'])} ms; largest difference {packed['max_error']:.1g} of the largest logit"
         )
+    for line in checks.lines(model, verbose):
+        console.print(line)
     if not verbose:
         return
     for name, found in model["details"].items():

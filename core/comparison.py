@@ -1,6 +1,6 @@
 """Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,16 +12,21 @@ from robustq.kernels import pack_model, status
 from . import architecture, bundled, datasets, size
 from .attacks.attack import Attack
 from .benchmark import Candidate, Listener, benchmark
-from .checkpoint import Checkpoint, load, sha256
+from .checkpoint import Checkpoint, load
 from .datasets.dataset import Dataset
 from .errors import OptionError
 from .fit import check_shape
 from .gates import Gates
 from .illustration import Illustration
+from .inference import PROBE_IMAGES
 from .latency import median_ms
+from .lineage import Lineage, beside, network, recorded
 from .packed import Quantized
 from .recipe import Recipe
 from .report import Report
+from .runnable import Runnable, load_any
+from .scrutiny import Scrutiny
+from .surrogate import Opaque, Surrogate, has_gradient
 from .sweep import Sweep, curve
 from .threat import resolve_attack
 
@@ -38,16 +43,21 @@ def evaluate(
     on_event: Listener | None = None,
     sweep: Sweep | None = None,
     examples: bool = False,
+    scrutiny: Scrutiny | None = None,
 ) -> Report:
     """Clean and robust accuracy, size and latency of models (files or checkpoints) on the recipe's data and attacks.
 
     Without models, the bundled ones on the bundled data. The report is filled as results come, so that after an
     interruption it holds what was done. A file that records its data set is measured on that one if no other is named.
-    `sweep` adds accuracy at several radii, `examples` a few images with the answers to them. A missed gate makes the
-    report's exit code 1. Raises what loading, building and attacking raise.
+    `sweep` adds accuracy at several radii, `examples` a few images with the answers to them; `scrutiny` says which
+    checks are made, and where the float parent is. A missed gate makes the report's exit code 1. Raises what loading,
+    building and attacking raise.
     """
     report = report or Report("benchmark")
-    checkpoints = _load(models, trust_pickle) if models else {n: bundled.model(n) for n in bundled.MODELS}
+    scrutiny = scrutiny or Scrutiny()
+    checkpoints = (
+        _load(models, trust_pickle, scrutiny.trust_program) if models else {n: bundled.model(n) for n in bundled.MODELS}
+    )
     recipe = recipe.replace("data", name=recipe.data.name or (None if models else bundled.DATA))
     recipe = with_recorded_data(recipe, list(checkpoints.values()))
     report.recipe = recipe.to_dict()
@@ -72,16 +82,16 @@ def evaluate(
     shown = Illustration.of(*next(iter(attacks.items())), data) if examples and attacks else None
     report.content |= {"sweep": plan.described(data)} if plan else {}
     report.content |= {"examples": shown.described()} if shown else {}
+    lineage = scrutiny.lineage(checkpoints, recipe, data, trust_pickle)
     for name, checkpoint in checkpoints.items():
-        model = build(checkpoint, recipe)
-        check_shape(model, data, name)
-        candidate = Candidate(name, model, size.measure(checkpoint))
-        run = recipe.run
+        candidate = _candidate(name, checkpoint, recipe, data, lineage)
+        model, run = candidate.model, recipe.run
         benchmark(
-            [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries
-        )
+            [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries,
+            checks=scrutiny.checks,
+        )  # fmt: skip
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
-        facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, model, data)}
+        facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, candidate, data)}
         entries[-1] |= facts
         if plan:
             entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size)
@@ -93,10 +103,26 @@ def evaluate(
         report.content["story"] = story
     measured = {entry["name"]: entry for entry in entries}
     references = {name: measured[baseline] for name, baseline in (baselines or {}).items()}
-    parents = set(_parents(checkpoints).values())
-    for missed in gates.missed([measured[name] for name in asked], references, parents):
+    for note in lineage.notes:
+        report.warn(note)
+    parents = set(recorded(checkpoints).values())
+    judged = [measured[name] for name in asked]
+    for missed in [*gates.missed(judged, references, parents), *scrutiny.missed(judged)]:
         report.miss(missed)
     return report
+
+
+def _candidate(name: str, checkpoint: Checkpoint, recipe: Recipe, data: Dataset, lineage: Lineage) -> Candidate:
+    """The model with what is known of it; where it has no gradient, with that of its parent."""
+    model = build(checkpoint, recipe)
+    check_shape(model, data, name)
+    parent, packed = lineage.of(name), _packed_model(checkpoint, model)
+    probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
+    gradient = "autograd" if not len(data) or has_gradient(model, probe) else "surrogate" if parent else "none"
+    if gradient == "surrogate" and parent and isinstance(parent.model, torch.nn.Module):
+        return Candidate(name, Surrogate(model, parent.model), size.measure(checkpoint), parent, None, gradient)
+    asked = Opaque(model) if gradient == "none" else model
+    return Candidate(name, asked, size.measure(checkpoint), parent, packed, gradient)
 
 
 def named_attacks(recipe: Recipe) -> dict[str, Attack]:
@@ -117,11 +143,15 @@ def threat(attack: Attack) -> dict[str, Any]:
     return {"name": type(attack).__name__, "norm": attack.norm, "radius": attack.radius, "options": options}
 
 
-def _load(models: Sequence[Model], trust_pickle: bool) -> dict[str, Checkpoint]:
+def _load(models: Sequence[Model], trust_pickle: bool, trust_program: bool) -> dict[str, Checkpoint]:
     """Name -> checkpoint; a name is the file's, without its ending, made unique."""
     found: dict[str, Checkpoint] = {}
     for model in models:
-        checkpoint = model if isinstance(model, Checkpoint) else load(model, trust_pickle=trust_pickle)
+        checkpoint = (
+            model
+            if isinstance(model, Checkpoint)
+            else load_any(model, trust_pickle=trust_pickle, trust_program=trust_program)
+        )
         stem = _stem(checkpoint.source.path)
         name, n = stem, 1
         while name in found:
@@ -162,20 +192,13 @@ def images(recipe: Recipe) -> Dataset:
     )
 
 
-def _parents(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """Model -> its float parent, where the file records it and it is among the models."""
-    by_hash = {checkpoint.source.sha256: name for name, checkpoint in checkpoints.items()}
-    recorded = {name: (c.meta.get("parent") or {}).get("sha256") for name, c in checkpoints.items()}
-    return {name: by_hash[parent] for name, parent in recorded.items() if parent and parent in by_hash}
-
-
 def _inform_parents(checkpoints: dict[str, Checkpoint]) -> list[str]:
     """Give a parent that records no normalisation that of its child; says so.
 
     A bare state dict has none, but what was made from it may: without it the parent would be measured on other inputs.
     """
     notes = []
-    for name, parent in _parents(checkpoints).items():
+    for name, parent in recorded(checkpoints).items():
         child, source = checkpoints[name].meta, checkpoints[parent]
         if child.get("normalization") and not source.meta.get("normalization"):
             checkpoints[parent] = replace(source, meta={**source.meta, "normalization": child["normalization"]})
@@ -191,15 +214,12 @@ def _baselines(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> dict[s
     """
     first, asked = next(iter(checkpoints)), list(checkpoints)
     for name in asked:
-        parent = checkpoints[name].meta.get("parent") or {}
-        if name in _parents(checkpoints) or not parent.get("name"):
-            continue
-        beside = Path(checkpoints[name].source.path).parent / parent["name"]
-        if beside.is_file() and sha256(beside) == parent["sha256"]:
-            found = load(beside, trust_pickle=trust_pickle)
-            stem = _stem(str(beside))
+        path = None if name in recorded(checkpoints) else beside(checkpoints[name])
+        if path is not None:
+            found = load(path, trust_pickle=trust_pickle)
+            stem = _stem(str(path))
             checkpoints[stem if stem not in checkpoints else f"{stem} (parent of {name})"] = found
-    parents = _parents(checkpoints)
+    parents = recorded(checkpoints)
     compared = [name for name in asked if name not in parents.values()]  # a parent is what others are compared with
     baselines = {name: parents.get(name, first) for name in compared if parents.get(name, first) != name}
     if not baselines:
@@ -212,6 +232,8 @@ def _baselines(checkpoints: dict[str, Checkpoint], trust_pickle: bool) -> dict[s
 def build(checkpoint: Checkpoint, recipe: Recipe) -> architecture.Classifier:
     """The checkpoint's network as the recipe says, on its device."""
     part = recipe.model
+    if isinstance(checkpoint, Runnable):
+        return network(checkpoint, part.mean, part.std)
     model = architecture.build(checkpoint, arch=part.arch, args=part.args, mean=part.mean, std=part.std)
     return model.to(recipe.run.device)
 
@@ -222,24 +244,36 @@ def normalization(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, list[floa
     return architecture.Classifier(torch.nn.Identity(), mean, std).normalization
 
 
-def _packed(checkpoint: Checkpoint, model: architecture.Classifier, data: Dataset) -> dict[str, Any] | None:
-    """How the model runs from its packed ternary weights; None where it has none."""
-    ternary = {
+def _packed_model(checkpoint: Checkpoint, model: architecture.Classifier) -> architecture.Classifier | None:
+    """The model run from its packed ternary weights; None where it has none."""
+    ternary = _ternary(checkpoint, model)
+    if not ternary:
+        return None
+    run = architecture.Classifier(pack_model(model.net, ternary), None, None)
+    run.mean, run.std = model.mean, model.std
+    return run
+
+
+def _ternary(checkpoint: Checkpoint, model: architecture.Classifier) -> dict[str, Quantized]:
+    return {
         name: tensor
         for name, tensor in checkpoint.packed.items()
         if isinstance(tensor, Quantized) and tensor.levels == 1 and isinstance(_owner(model.net, name), _LAYERS)
     }
-    if not ternary or not len(data):
+
+
+def _packed(checkpoint: Checkpoint, candidate: Candidate, data: Dataset) -> dict[str, Any] | None:
+    """How the model runs from its packed ternary weights; None where it has none."""
+    model, run = candidate.model, candidate.artefact
+    if run is None or not isinstance(model, architecture.Classifier) or not len(data):
         return None
-    run = architecture.Classifier(pack_model(model.net, ternary), None, None)
-    run.mean, run.std = model.mean, model.std
     x, _ = data.batch(torch.arange(min(64, len(data))))
     with torch.no_grad():
         expected, found = model(x.to(model.mean.device)), run(x.to(model.mean.device))
     error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
     facts = status()
     return {
-        "layers": len(ternary),
+        "layers": len(_ternary(checkpoint, model)),
         "mode": "exact",
         "native": facts["native"],
         "isa": facts["isa"],

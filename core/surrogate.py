@@ -5,6 +5,8 @@ al. 2018, section 4.2). Integer modules, ONNX files and programs that refuse to 
 gradient attacks this way.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +39,22 @@ class Surrogate(nn.Module):
         return passed(lent, value)
 
 
+class Opaque(nn.Module):
+    """x (n, c, h, w) -> the model's logits (n, classes); no gradient is ever asked of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model(x)
+
+
 def has_gradient(model: Net, x: Tensor) -> bool:
     """Whether the model's margins have a gradient at images x (n, c, h, w), straight through any rounding."""
-    with frozen(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of operators that have no gradient
         point = x.to(device_of(model, x.device)).detach().requires_grad_()
         try:
             logits = straight_through(model)(point)

@@ -16,6 +16,7 @@ from .evidence import FEW, Evidence, white_box
 from .finding import Finding, judged, points, skipped
 from .table import Check
 
+_STEPS = 20  # of each of the two attacks on the parent
 PASSES = 20  # averaged in each step where the model draws noise
 
 
@@ -43,7 +44,7 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
     label, attack = found
     if len(evidence.attacks[label].members) == 1:  # on its own: its result is known for every image
         left = evidence.surveys[label].robust.nonzero()[:, 0]
-        tried, whole = left[: 4 * FEW], len(evidence.data)
+        tried, whole = left[:FEW], len(evidence.data)
     else:
         places = evidence.first(FEW)[2]
         tried = left = places[attacked(attack, evidence).robust]
@@ -51,7 +52,7 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
     if not len(tried):
         return judged(check, 0.0, f"{label} left nothing to take")
     x, y = evidence.data.batch(tried)
-    replay = Replay(eps=attack.radius, norm=attack.norm).informed(Knowledge(parent=evidence.parent))
+    replay = Replay(eps=attack.radius, norm=attack.norm, steps=_STEPS).informed(Knowledge(parent=evidence.parent))
     taken = perturb(
         replay, evidence.model, x, y, index=tried, seed=evidence.seed, micro_batch=evidence.batch_size, predictions=y,
         randomized=evidence.randomized,
