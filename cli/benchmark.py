@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from .compare import compare as two_reports
 from .options import (
     AttackOptions,
     DataOptions,
@@ -62,6 +63,18 @@ def benchmark(
     sweep_limit: Annotated[
         int | None, typer.Option(help="Images of the sweep; default 200.", metavar="N", rich_help_panel="Attack")
     ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            help="Measure nothing: show what changed from report A to B; --max-drop judges B against A.",
+            metavar="A.json B.json",
+            rich_help_panel="Compare",
+            show_default=False,
+        ),
+    ] = None,
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Of other data or attacks, too.", rich_help_panel="Compare")
+    ] = False,
     out: Annotated[
         str | None, typer.Option("-o", help="Write the report (JSON) to this file as well.", metavar="FILE")
     ] = None,
@@ -82,6 +95,10 @@ def benchmark(
     job: Run = ctx.obj
     report = job.start("benchmark", output, render.benchmark, {"json": out, **vars(documents)})
     gates = Gates.parse(min_acc, min_robust_acc, max_drop, max_bytes)
+    if compare is not None:
+        unused = [files, model, data, attack, closely, run]
+        two_reports(compare, gates, report, allow_different=allow_different, unused=unused)
+        return
     scrutiny = Scrutiny(**vars(closely))
     recipe = to_recipe(run, model, data, attack)
     streams.once(files or [])

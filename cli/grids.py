@@ -3,14 +3,14 @@
 Cells hold text as it is in the report: whoever shows it makes it fit for its medium.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .tables import NONE, accuracy, figure, percent, shape, size
 
 Entry = Mapping[str, Any]
-RESULT, WORDS = "result", "what it says"  # columns of diagnostics that hold no figures
+RESULT, WORDS, VERDICT = "result", "what it says", "judged"  # columns that hold no figures
 
 
 @dataclass
@@ -113,16 +113,48 @@ def checks(entry: Entry) -> Grid:
     """One row a diagnostic of one model."""
     grid = Grid(["check", "", RESULT, "measured", "threshold", WORDS], left=2)
     for found in entry.get("checks") or ():
-        text = " ".join(part for part in (found.get("message"), found.get("remedy")) if part)
-        measured, threshold = (_loose(found.get(key)) for key in ("measured", "threshold"))
-        grid.rows.append([found["id"], found.get("name", ""), found["status"], measured, threshold, text])
+        said = found.get("message") or found.get("reason")
+        remedy = found["remedy"] if found["status"] in ("warn", "fail") else None
+        text = " ".join(part for part in (said, remedy) if part)
+        measured, threshold = (_in_units(found[key], found["unit"]) for key in ("measured", "threshold"))
+        grid.rows.append([found["id"], found["name"], found["status"], measured, threshold, text])
     return grid
 
 
-def _loose(value: Any) -> str:
-    """A figure of a diagnostic, which may be a number, a list, text, or nothing."""
+def _in_units(value: float | None, unit: str) -> str:
+    """A figure of a diagnostic: shares in per cent, the others as they are."""
     if value is None:
         return NONE
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(_loose(part) for part in value) if isinstance(value, list) else str(value)
+    return percent(value) if unit == "share" else f"{value:.4g}"
+
+
+def comparison(found: Entry) -> Grid:
+    """One row for each figure of a model in two benchmarks: all accuracies, of the others what changed."""
+    grid = Grid(["model", "figure", "before", "after", "change", VERDICT], left=2)
+    for entry in found["models"]:
+        name = entry["name"] + ("" if entry["before_name"] == entry["name"] else f" (was {entry['before_name']})")
+        accuracies = {"clean": entry["clean"], **entry["attacks"]}
+        accuracies |= {"worst case": entry["worst_case"]} if len(entry["attacks"]) > 1 else {}
+        for label, moved in accuracies.items():
+            if moved:
+                low, high = (f"{100 * end:+.1f}" for end in moved["ci95"])
+                cells = [accuracy(moved["before"]), accuracy(moved["after"])]
+                verdict = ("better" if moved["change"] > 0 else "worse") if moved["clear"] else "within noise"
+                grid.rows.append([name, label, *cells, f"{100 * moved['change']:+.1f} [{low}, {high}]", verdict])
+        for key, (label, shown) in _COMPARED.items():
+            old, new = entry[key]["before"], entry[key]["after"]
+            if old != new:
+                relative = f"{100 * (new / old - 1):+.1f}%" if old and new is not None else ""
+                grid.rows.append([name, label, shown(old), shown(new), relative, ""])
+        for check in entry["checks"]:
+            grid.rows.append([name, f"{check['id']} {check['name']}", check["before"], check["after"], "", ""])
+    return grid
+
+
+_COMPARED: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "bytes": ("bytes", lambda count: NONE if count is None else f"{count:,.0f}"),
+    "bits_per_weight": ("bits/weight", figure),
+    "sparsity": ("zeros", percent),
+    "channel_sparsity": ("zero channels", percent),
+    "latency_ms": ("latency ms", figure),
+}

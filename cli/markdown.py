@@ -7,7 +7,7 @@ from typing import Any
 
 from . import grids, toml
 from .grids import Grid
-from .phrases import conditions, headline, images, outcome, setting, threat
+from .phrases import compared, conditions, headline, images, outcome, setting, threat
 from .tables import accuracy
 from .text import visible
 
@@ -30,7 +30,7 @@ def escape(text: object) -> str:
     """One line of plain text, whatever characters it has."""
     line = html.escape(" ".join(visible(text).split()), quote=False)
     line = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
-    line = re.sub(r"\\\[(\d+\.\d, \d+\.\d)\\\](?![(\[:])", r"[\1]", line)  # an interval is no link
+    line = re.sub(r"\\\[([+-]?\d+\.\d, [+-]?\d+\.\d)\\\](?![(\[:])", r"[\1]", line)  # an interval is no link
     line = re.sub(r"(?i)(://|@|(?<=www)\.)", r"\\\1", line)  # nor is a name that looks like an address
     return re.sub(r"^(\d*)([-+=.)])(?=[-=\s]|$)", r"\1\\\2", line)  # nor, at the start of a line, a list or a rule
 
@@ -44,6 +44,9 @@ def table(grid: Grid) -> str:
 
 def _benchmark(report: Mapping[str, Any]) -> Iterator[str]:
     models: Sequence[Mapping[str, Any]] = report.get("models") or ()
+    if comparison := report.get("comparison"):
+        yield from ("## What changed", table(grids.comparison(comparison)), _listed(compared(comparison)))
+        yield "## The second benchmark"
     if not models:
         return
     yield _listed(headline(models))

@@ -50,6 +50,21 @@ def outcome(checks: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in ("fail", "warn", "pass", "skipped") if counts[status])
 
 
+def compared(found: Mapping[str, Any]) -> list[str]:
+    """Which two benchmarks, which models only one of them has, and how to read the changes."""
+    old, new = found["before"], found["after"]
+    lines = [f"{new['path']} (robustq {new['robustq']}) against {old['path']} (robustq {old['robustq']})"]
+    lines += [f"{name} was not measured before" for name in found["added"]]
+    lines += [f"{name} is no longer measured" for name in found["removed"]]
+    return [*lines, NOISE]
+
+
+NOISE = (
+    "Changes are in points, with a 95% interval that takes both sets of answers as independent; on the same images "
+    "the true one is narrower. Within noise: the interval holds 0."
+)
+
+
 def conditions(report: Mapping[str, Any]) -> list[str]:
     """What has to be known to judge or repeat a run: data, files, versions, hardware."""
     lines = []

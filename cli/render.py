@@ -8,7 +8,7 @@ from rich.console import Console
 from robustq.core.report import Report
 
 from . import checks, grids
-from .phrases import images, setting, threat
+from .phrases import compared, images, setting, threat
 from .tables import NONE, accuracy, drawn, figure, percent, size, table
 from .text import visible
 
@@ -19,6 +19,11 @@ LAST_EPOCHS = 10
 def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
     """One row a model, one column an attack; above it which images and what the attacker may do."""
     content = report.content
+    if "comparison" in content:
+        console.print(drawn(grids.comparison(content["comparison"])))
+        for line in compared(content["comparison"]):
+            console.print(visible(line))
+        return
     models: Sequence[Mapping[str, Any]] = content.get("models", ())
     if "data" in content:
         console.print(visible("; ".join(setting(content, report.recipe))))

@@ -9,7 +9,7 @@ from .scale import Scale
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 428, 24, 250  # the plotting area
 COLOURS = 8
-_CHARACTER = 6.4  # width of a character of the labels, a little generous
+_CHARACTER = 7.6  # width of a character of the labels, a little generous
 _CUT = 22  # characters of a name beside a point
 
 _SHAPES = (

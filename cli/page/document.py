@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from .. import grids, toml
-from ..phrases import conditions, images, outcome, setting
+from ..phrases import compared, conditions, images, outcome, setting
 from ..tables import accuracy
 from ..text import visible
 from .cards import cards
@@ -39,6 +39,8 @@ def render(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
+    if "comparison" in report:
+        return "What changed between two benchmarks"
     if report["command"] == "benchmark":
         found = [entry for entry in report.get("models") or () if entry["worst_case"]]
         return "How much survives the attack" if found else "Accuracy of the models"
@@ -58,13 +60,16 @@ def _subtitle(report: Report) -> str:
 
 def _benchmark(report: Report) -> Iterator[Markup]:
     entries: Sequence[Report] = report.get("models") or ()
+    if comparison := report.get("comparison"):
+        changed = table(grids.comparison(comparison), "What changed from the first benchmark to the second")
+        yield _section("What changed", changed, *_notes(compared(comparison)))
     if not entries:
         return
     yield cards(entries)
     if report.get("story"):
         yield tag("p", report["story"], class_="story")
-    compared = [f"{name} is compared with {other}." for name, other in (report.get("baseline") or {}).items()]
-    yield _section("Side by side", table(grids.models(report), "Accuracy, size and latency"), *_notes(compared))
+    against = [f"{name} is compared with {other}." for name, other in (report.get("baseline") or {}).items()]
+    yield _section("Side by side", table(grids.models(report), "Accuracy, size and latency"), *_notes(against))
     figures = [*_sweep(report, entries), *_sizes(entries)]
     yield tag("section", tag("h2", "At a glance"), tag("div", *figures, class_="figures"))
     if report.get("examples"):

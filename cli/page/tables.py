@@ -2,10 +2,11 @@
 
 import re
 
-from ..grids import RESULT, WORDS, Grid
+from ..grids import RESULT, VERDICT, WORDS, Grid
 from .markup import Markup, tag
 
-_INTERVAL = re.compile(r"(.*) (\[\d+\.\d, \d+\.\d\])")
+_INTERVAL = re.compile(r"(.*) (\[[+-]?\d+\.\d, [+-]?\d+\.\d\])")
+_KINDS = {"pass": "good", "better": "good", "warn": "warn", "fail": "bad", "worse": "bad"}
 
 
 def table(grid: Grid, caption: str, kind: str | None = None) -> Markup:
@@ -27,13 +28,15 @@ def _cell(grid: Grid, place: int, cell: str) -> Markup:
 def _side(grid: Grid, place: int) -> str | None:
     if grid.columns[place] == WORDS:
         return "words"
-    return None if place < grid.left or grid.columns[place] == RESULT else "figure"
+    return None if place < grid.left or grid.columns[place] in (RESULT, VERDICT) else "figure"
 
 
 def _is_status(grid: Grid, place: int) -> bool:
-    return grid.columns[place] == RESULT
+    return grid.columns[place] in (RESULT, VERDICT)
 
 
-def _badge(status: str) -> Markup:
-    kind = {"pass": "good", "warn": "warn", "fail": "bad"}.get(status, "quiet")
+def _badge(status: str) -> Markup | None:
+    if not status:
+        return None
+    kind = _KINDS.get(status, "quiet")
     return tag("span", status, class_=f"badge {kind}")
