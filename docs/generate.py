@@ -1,5 +1,6 @@
-"""Write docs/commands.md and docs/methods.md from the code; with --check, exit with status 1 where they are stale."""
+"""Write commands.md, methods.md and cuda.md from the code; with --check, exit with status 1 where they are stale."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,56 @@ def method_lines(entry: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def cuda() -> str:
+    """The CUDA kernels, with what `benchmarks/gpu.py --code` recorded of their machine code."""
+    rows = json.loads((HERE / "cuda-code.json").read_text(encoding="utf-8"))["code"]
+    archs = list(dict.fromkeys(row["arch"] for row in rows))
+    lines = [f"| kernel | {' | '.join(archs)} |", "|---" * (len(archs) + 1) + "|"]
+    for name in dict.fromkeys(row["kernel"] for row in rows):
+        found = {row["arch"]: row for row in rows if row["kernel"] == name}
+        lines.append(f"| {name} | {' | '.join(machine_code(found[arch]) for arch in archs)} |")
+    return HEAD + CUDA.replace("TABLE", "\n".join(lines))
+
+
+def machine_code(row: dict[str, Any]) -> str:
+    """Registers, and which tensor-core instructions there are."""
+    tensor = [f"{n} {name}" for name, n in row["instructions"].items() if n and name in ("IMMA", "HMMA", "IGMMA")]
+    spilled = f", {row['spill_bytes']} bytes spilled" if row["spill_bytes"] else ""
+    return ", ".join([f"{row['registers']} registers", *tensor]) + spilled
+
+
+CUDA = """# CUDA kernels
+
+Packed layers of two and four bits on NVIDIA GPUs from compute capability 8.0 on. **No GPU has run them yet**: no timing
+is known. What is known without one is below; `python benchmarks/gpu.py --json gpu.json` does the rest on a GPU in one
+run, correctness first.
+
+| kernel | file | what it does |
+|---|---|---|
+| K1 | `small.cu` | up to 32 samples: bound by reading the weights once; activations of 8 or 16 bits or bfloat16 |
+| K2 | `gemm.cu` | more samples: activations through shared memory; wgmma on Hopper, mma.sync elsewhere |
+| K3 | `small.cu` | the same as K1 from a bitmap and signs, and without the tiles that hold no code |
+| K4 | `gemm.cu` | convolution as K2 over patches that are never written down; residual, ReLU, next layer's maximum |
+| K5 | `quantize.cu` | activations to bytes, one scale a sample |
+
+They run where a layer of `pack_model(..., mode="accurate"` or `"int8")` gets CUDA tensors; groups of columns must be
+whole tiles of 128, or else the reference runs (`robustq.kernels.status()` says what does). The sources are package
+data. NVRTC, which torch's CUDA builds bring along, compiles a variant at its first use; the machine code is kept in the
+user's cache folder by the hash of all that goes in. `ROBUSTQ_CUDA_ARCHS="80;90a" pip install .` builds it with nvcc
+instead. A CUDA graph may hold the kernels once each variant has run; launches go to torch's current stream.
+
+What the tests show without a GPU:
+
+- The kernels' own text runs on an emulated machine (`tests/kernels/cuda/emulator.h`: a fiber a thread, tensor-core
+  operands taken apart as the PTX ISA describes them, copies that arrive when they are waited for) and equals the
+  specification in float64 within 1e-6 of the largest output, at odd sizes, in every format and mode.
+- Every variant compiles for every architecture without spills, and the machine code has the instructions it is written
+  for. The counts below are of instructions in the code, not of their executions.
+
+TABLE
+"""
+
+
 def cell(text: str) -> str:
     """Text for a table of Markdown."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -101,7 +152,7 @@ def lower(text: str) -> str:
 def main(check: bool) -> int:
     """The exit status: 1 where `check` finds a stale file."""
     stale = []
-    for name, text in (("commands.md", commands()), ("methods.md", methods())):
+    for name, text in (("commands.md", commands()), ("methods.md", methods()), ("cuda.md", cuda())):
         path, text = HERE / name, text.rstrip() + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)

@@ -9,7 +9,7 @@ import pytest
 
 from robustq.kernels.cuda import compiler
 
-ARCHITECTURES = ["sm_80", "sm_89", "sm_90a", "sm_120"]
+ARCHITECTURES = ["sm_80", "sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_89", "sm_100", "sm_120"))]
 SMALL = {"FORMAT": 0, "LIMBS": 2, "SETS": 1, "BLOCKS": 2, "LISTED": 0, "ELEMENT": 0}
 LARGE = {"FORMAT": 0, "LIMBS": 1, "COLUMNS": 128, "STAGES": 3, "GROUPED": 0, "CONVOLUTION": 1, "ELEMENT": 2}
 QUICK = [
