@@ -173,6 +173,7 @@ def _details(attack: Attack, found: Survey, right: Tensor) -> dict[str, Any]:
         "close": found.close,
         "zero_gradient": found.zero_gradient,
         "through_rounding": found.through_rounding,
+        "rescaled": found.rescaled,
         "survivors": found.survivors,
         "seconds": round(found.seconds, 3),
         **({} if found.minimal_norms is None else {"norms": _distribution(found.minimal_norms, right)}),

@@ -34,6 +34,7 @@ class Survey:
     close: int = 0  # attacked images whose final margin is so small that another batch size may decide otherwise
     seconds: float = 0.0  # of all processes together
     through_rounding: bool = False  # on some of the images at least
+    rescaled: bool = False  # likewise
     survivors: dict[str, int] = field(default_factory=dict)
     minimal_norms: Tensor | None = None  # (n,) float32, of minimal-norm attacks only
     warnings: list[str] = field(default_factory=list)
@@ -126,6 +127,7 @@ def _joined(n: int, pieces: Mapping[int, tuple[Tensor, Piece]]) -> Survey:
             whole[part] = piece.minimal_norms
             result.minimal_norms = whole
         result.through_rounding |= piece.through_rounding
+        result.rescaled |= piece.rescaled
         for name, left in piece.survivors.items():
             result.survivors[name] = result.survivors.get(name, 0) + left
     return result
@@ -149,6 +151,11 @@ def _warnings(attack: Attack, result: Survey, randomized: bool) -> list[str]:
             f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, because "
             "the model rounds: the attack went on with straight-through gradients. Its robust accuracy is an upper "
             "bound; square and the adversarials of the float model tell more."
+        )
+    elif result.rescaled:
+        found.append(
+            f"{name}: the gradient is exactly zero for {result.zero_gradient} of {len(result.robust)} images, because "
+            "the logits saturate the loss: the attack went on with rescaled ones (temperature=auto)."
         )
     elif result.zero_gradient > MASKED * len(result.robust):
         found.append(

@@ -12,8 +12,10 @@ from robustq.core.attacks.fgsm import Fgsm
 from robustq.core.attacks.losses import LOSSES, increased, increased_towards, tempered
 from robustq.core.attacks.mi_fgsm import MiFgsm
 from robustq.core.attacks.pgd import Ifgsm, Pgd
+from robustq.core.datasets.dataset import Dataset
 from robustq.core.driver import perturb
 from robustq.core.errors import OptionError
+from robustq.core.evaluation import survey
 
 LOGITS, Y = torch.tensor([[4.0, 1.0, 3.0, -2.0]]), torch.tensor([0])
 AIM = torch.tensor([1])
@@ -84,6 +86,14 @@ def test_losses_without_saturation_are_left_as_they_are(attack: Attack) -> None:
     small, large = (perturb(attack, Scaled(scale), x, y) for scale in (1.0, 1024.0))
     assert not large.rescaled
     assert torch.equal(small.fooled, large.fooled)
+
+
+def test_what_was_rescaled_is_said() -> None:
+    x = images(40)
+    net = Scaled(1e6)
+    found = survey(Pgd(eps=0.03, steps=5), net, Dataset("test", "test", x, answers(net, x), 4, divisor=1.0))
+    assert found.rescaled
+    assert "temperature=auto" in found.warnings[0]
 
 
 def test_a_model_without_any_gradient_is_not_said_to_be_rescaled() -> None:
