@@ -21,6 +21,7 @@ from .datasets.augment import augment
 from .errors import TrainingError
 from .fit import check_shape
 from .recipe import Recipe
+from .replicas import Replicas
 from .schedule import learning_rate
 from .session import LAST
 from .snapshot import Snapshots
@@ -54,16 +55,16 @@ def train(
     """
     with rng.seeded(recipe.run.seed, "initial weights"):
         run = _Run(recipe, start, state_path)
-    if state_path is not None and state_path.exists():
-        run.restore(resume.load(state_path, run.fingerprint()))
+    if (saved := run.replicas.told(run.saved)) is not None:
+        run.restore(saved)
     try:
         with rng.seeded(recipe.run.seed, "training"):
             run.loop(on_event or (lambda event: None))
     except KeyboardInterrupt:
         run.save()
         raise
-    if state_path is not None:
-        state_path.unlink(missing_ok=True)
+    if run.state_path is not None:
+        run.state_path.unlink(missing_ok=True)
     return TrainResult(load(io.BytesIO(run.best)), run.history, run.warnings + run.objective.remarks(run.history))
 
 
@@ -73,6 +74,8 @@ class _Run:
     def __init__(self, recipe: Recipe, start: Checkpoint | None, state_path: Path | None) -> None:
         recipe = preparation.resolved(recipe, start)
         self.recipe, self.settings, self.seed = recipe, recipe.train, recipe.run.seed
+        self.replicas = Replicas()
+        self.replicas.check(self.settings.batch_size)
         self.train_data, validation = preparation.data(recipe)
         self.augment = recipe.data.augment or "none"
         arch = preparation.arch(recipe, start)
@@ -95,12 +98,13 @@ class _Run:
         self.snapshots = Snapshots(
             recipe, arch, self.parent, found, self.sessions, self.objective, self.attack, self.train_data, validation
         )
-        self.state_path = state_path
+        self.state_path = state_path if self.replicas.leads else None
         self.memory: dict[str, Tensor] = {}
         self.step = 0
         self.best, self.best_score = b"", (False, -1.0, -1.0)
         self.history: list[dict[str, Any]] = []
-        self.warnings = [*self.train_data.notes]
+        self.replicas.own(self.model, [p for group in self.optimizer.param_groups for p in group["params"]])
+        self.warnings = [*self.train_data.notes, *self.replicas.remarks(self.model)]
         self.sums: dict[str, float] = {}
 
     # ------------------------------------------------------------------ the loop
@@ -128,13 +132,15 @@ class _Run:
             saved = time.monotonic()
 
     def _step(self, index: Tensor, epoch: int) -> None:
+        index, weight = self.replicas.share(index)
         x, y = self.train_data.batch(index)
         x = augment(x, self.augment, (self.seed, "augment", epoch), index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step / self.total) * group.get("factor", 1.0)
         self.model.train()
-        loss, logs = self._loss(x, y, index, epoch, self.memory)
-        value = float(loss.detach())
+        loss, found = self.replicas.forward(lambda: self._loss(x, y, index, epoch, self.memory, weight))
+        logs = self.replicas.mean({"loss": float(loss.detach()), **{k: weight * float(v) for k, v in found.items()}})
+        value = logs["loss"]
         if not math.isfinite(value):
             self._diverged(f"the loss is {value}", self._origin(x, y, index, epoch), epoch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -147,18 +153,20 @@ class _Run:
         for session in self.sessions:
             session.after_step(self.latent, min(progress, LAST))
         self.average.update(self.latent, self.step, progress)
-        for name, amount in {"loss": value, **{k: float(v) for k, v in logs.items()}}.items():
+        for name, amount in logs.items():
             self.sums[name] = self.sums.get(name, 0.0) + amount
 
     def _loss(
-        self, x: Tensor, y: Tensor, index: Tensor, epoch: int, memory: dict[str, Tensor]
+        self, x: Tensor, y: Tensor, index: Tensor, epoch: int, memory: dict[str, Tensor], weight: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this step with all penalties, and what is worth logging."""
-        torch.manual_seed(rng.number(self.seed, "layers", self.step))  # dropout and noise layers of the network
+        """The loss of this step, that of the images times `weight`, with all penalties; and what is worth logging."""
+        # Dropout and noise layers of the network: other draws for the images of another process.
+        torch.manual_seed(rng.number(self.seed, "layers", self.step, *self.replicas.key))
         view = View(
             self.model, self.sessions, self.latent, progress=self.step / self.total, memory=memory, parent=self.teacher
         )
         loss, logs = self.objective.loss(view, x, y, self.attack, (self.seed, "train", epoch), index)
+        loss = weight * loss if weight != 1 else loss
         for session in self.sessions:
             loss = loss + session.penalty(self.latent)
         return loss, logs
@@ -190,6 +198,12 @@ class _Run:
     # ------------------------------------------------------------------ validation and export
 
     def _finish_epoch(self, epoch: int, seconds: float) -> None:
+        entry, self.best, self.best_score = self.replicas.told(lambda: self._measured(epoch, seconds))
+        self.history.append(entry)
+        self.sums = {}
+
+    def _measured(self, epoch: int, seconds: float) -> tuple[dict[str, Any], bytes, tuple[bool, float, float]]:
+        """The entry of this epoch, and the best checkpoint so far with its score."""
         torch.manual_seed(rng.number(self.seed, "validation", epoch))  # a network with noise draws here too
         exact = all(session.exact for session in self.sessions)
         exported = self.export(epoch)
@@ -200,17 +214,17 @@ class _Run:
             **{name: total / self.steps_per_epoch for name, total in self.sums.items()},
             **measured,
             "exact": exact,
+            **self.replicas.noted(),
             **{k: v for session in self.sessions for k, v in session.metrics().items()},
             "seconds": round(seconds, 2),
         }
-        self.history.append(entry)
-        self.sums = {}
         clean, robust = entry["clean"]["value"], (entry["robust"] or entry["clean"])["value"]
         score = (exact, robust, clean)
         # Before the first exact epoch the latest one is kept, whatever its score (as the authors do).
         if score >= self.best_score if exact else not self.best_score[0]:
             meta = {**exported.meta, "validation": {k: entry[k] for k in ("epoch", "clean", "robust")}}
-            self.best, self.best_score = dumps(replace(exported, meta=meta)), score
+            return entry, dumps(replace(exported, meta=meta)), score
+        return entry, self.best, self.best_score
 
     def export(self, epoch: int) -> Checkpoint:
         """The checkpoint as it would be written now."""
@@ -222,6 +236,12 @@ class _Run:
         return self.snapshots.measure(self.model, exported)
 
     # ------------------------------------------------------------------ resume
+
+    def saved(self) -> dict[str, Any] | None:
+        """The saved state of this run, where there is one."""
+        if self.state_path is None or not self.state_path.exists():
+            return None
+        return resume.load(self.state_path, self.fingerprint())
 
     def save(self) -> None:
         """Save the state, where there is a place for it."""
