@@ -63,6 +63,22 @@ def benchmark(
     sweep_limit: Annotated[
         int | None, typer.Option(help="Images of the sweep; default 200.", metavar="N", rich_help_panel="Attack")
     ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep finished parts of the attacks here; the same command goes on from them.",
+            metavar="DIR",
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop the attacks after this time, with exit status 124 if they are not finished.",
+            metavar="90|10m|2h",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -82,10 +98,12 @@ def benchmark(
     """Measure models side by side: clean and robust accuracy with 95% intervals, size, bits, zeros, latency.
 
     Robust accuracy is the share of images that are classified correctly and that no attack fools. Without a MODEL the
-    four bundled reference models are attacked on bundled images.
+    four bundled reference models are attacked on bundled images. Under torchrun (`torchrun --nproc-per-node 4 -m
+    robustq.cli bench ...`) the processes share the images.
     """
     from robustq.core import execution
     from robustq.core.comparison import evaluate
+    from robustq.core.deadline import Deadline
     from robustq.core.gates import Gates
     from robustq.core.scrutiny import Scrutiny
     from robustq.core.sweep import Sweep
@@ -104,9 +122,14 @@ def benchmark(
     streams.once(files or [])
     execution.use(recipe.run)
     sweep = Sweep.parse(eps_sweep, sweep_limit, default=documents.html is not None)
+    deadline = Deadline.parse(time_limit)
     sources = [streams.source(path) for path in files or []]
-    with job.progress() as on_event:
-        evaluate(
-            sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event,
-            sweep=sweep, examples=documents.html is not None, scrutiny=scrutiny,
-        )  # fmt: skip
+    with execution.crew(recipe.run) as crew:
+        if crew and crew.rank:
+            job.follow()
+        with job.progress() as on_event:
+            evaluate(
+                sources, recipe, gates=gates, trust_pickle=model.trust_pickle, report=report, on_event=on_event,
+                sweep=sweep, examples=documents.html is not None, scrutiny=scrutiny, state=state, deadline=deadline,
+                crew=crew,
+            )  # fmt: skip

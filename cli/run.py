@@ -53,6 +53,11 @@ class Run:
         self.json = self.printed == "json"
         return self.report
 
+    def follow(self) -> None:
+        """Another process of the same run reports: this one prints and writes nothing but its errors."""
+        self.silent, self.quiet, self.json, self.render = True, True, False, None
+        self.printed, self.documents = None, {}
+
     def say(self, text: str) -> None:
         """A message for people, unless --quiet."""
         if not self.quiet:

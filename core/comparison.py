@@ -13,13 +13,17 @@ from . import architecture, bundled, datasets, size
 from .attacks.attack import Attack
 from .benchmark import Candidate, Listener, benchmark
 from .checkpoint import Checkpoint, load
+from .crew import Crew
 from .datasets.dataset import Dataset
+from .deadline import Deadline
 from .errors import OptionError
 from .fit import check_shape
 from .gates import Gates
+from .identity import of_run
 from .illustration import Illustration
 from .inference import PROBE_IMAGES
 from .latency import median_ms
+from .ledger import Ledger
 from .lineage import Lineage, beside, network, recorded
 from .packed import Quantized
 from .recipe import Recipe
@@ -29,6 +33,7 @@ from .scrutiny import Scrutiny
 from .surrogate import Opaque, Surrogate, has_gradient
 from .sweep import Sweep, curve
 from .threat import resolve_attack
+from .work import Work
 
 Model = str | Path | BinaryIO | Checkpoint
 
@@ -44,14 +49,19 @@ def evaluate(
     sweep: Sweep | None = None,
     examples: bool = False,
     scrutiny: Scrutiny | None = None,
+    state: str | Path | None = None,
+    deadline: Deadline | None = None,
+    crew: Crew | None = None,
 ) -> Report:
     """Clean and robust accuracy, size and latency of models (files or checkpoints) on the recipe's data and attacks.
 
     Without models, the bundled ones on the bundled data. The report is filled as results come, so that after an
     interruption it holds what was done. A file that records its data set is measured on that one if no other is named.
     `sweep` adds accuracy at several radii, `examples` a few images with the answers to them; `scrutiny` says which
-    checks are made, and where the float parent is. A missed gate makes the report's exit code 1. Raises what loading,
-    building and attacking raise.
+    checks are made, and where the float parent is. `state` is a folder that keeps finished parts of the attacks, from
+    which the same run goes on after an interruption; `deadline` ends the attacks, and then the report's exit code is
+    124; a `crew` shares the images among processes, all of which get the same report. A missed gate makes the report's
+    exit code 1. Raises what loading, building and attacking raise.
     """
     report = report or Report("benchmark")
     scrutiny = scrutiny or Scrutiny()
@@ -83,19 +93,21 @@ def evaluate(
     report.content |= {"sweep": plan.described(data)} if plan else {}
     report.content |= {"examples": shown.described()} if shown else {}
     lineage = scrutiny.lineage(checkpoints, recipe, data, trust_pickle)
+    identity = of_run(checkpoints, lineage, recipe, data, attacks) if state is not None else {}
+    work = Work(Ledger(state, identity) if state is not None else None, deadline, crew)
     for name, checkpoint in checkpoints.items():
         candidate = _candidate(name, checkpoint, recipe, data, lineage)
         model, run = candidate.model, recipe.run
         benchmark(
             [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries,
-            checks=scrutiny.checks,
+            checks=scrutiny.checks, work=work,
         )  # fmt: skip
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
         facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, candidate, data)}
         entries[-1] |= facts
-        if plan:
+        if plan and entries[-1]["complete"]:
             entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size)
-        if shown:
+        if shown and entries[-1]["complete"]:
             entries[-1]["examples"] = shown.answers(model, seed=run.seed, batch_size=run.batch_size)
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
@@ -109,6 +121,8 @@ def evaluate(
     judged = [measured[name] for name in asked]
     for missed in [*gates.missed(judged, references, parents), *scrutiny.missed(judged)]:
         report.miss(missed)
+    if any("unfinished" in entry for entry in entries):
+        report.expire("The time limit was reached: some attacks are not finished.")
     return report
 
 
