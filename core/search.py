@@ -19,6 +19,7 @@ from . import registry
 from .attacks.attack import Attack, Key, State, begin
 from .attacks.norms import NORMS, is_zero
 from .inference import Net, Victim, channels_last, device_of
+from .probabilities import are_probabilities, logarithms
 from .stepping import advance, gradient
 from .straight_through import rounds, straight_through
 
@@ -53,6 +54,7 @@ class Search:
         self.nearest, self.nearest_norm = self.adversarial, self.minimal  # the smallest, as yet unverified
         self.unconfirmed = self.zero_gradient = self.zeros = 0  # zeros: in the start that is under way
         self.net: Net = victim  # what is differentiated
+        self.probabilities: bool | None = None  # whether the model answers with them; None: it has not been asked
         self.through_rounding = self.rescaled = self.checked = False  # checked: zero gradients have been counted
         self.survivors: dict[str, int] = {}
         self.clean_logits: Tensor | None = None
@@ -88,7 +90,7 @@ class Search:
         """Straight-through gradients from the first step on, where the model rounds."""
         device = device_of(self.victim.model, self.x.device)
         if len(self.x) and rounds(self.victim, self.x[:1].to(device)):
-            self.net, self.through_rounding = straight_through(self.victim), True
+            self.net, self.through_rounding = straight_through(self.net), True
 
     def _is_remedied(self) -> bool:
         """Whether too many images had no gradient, and something was done about it: the start has to be made again.
@@ -101,7 +103,7 @@ class Search:
         self.zero_gradient, masked = max(self.zero_gradient, self.zeros), self.zeros > MASKED * int(self.correct.sum())
         device = device_of(self.victim.model, self.x.device)
         if masked and not self.through_rounding and rounds(self.victim, self.x[:1].to(device)):
-            self.net, self.through_rounding = straight_through(self.victim), True
+            self.net, self.through_rounding = straight_through(self.net), True
             return True
         self.checked = True
         softer = self.attack.rescaled() if masked else None
@@ -127,7 +129,7 @@ class Search:
         device, rows = device_of(self.victim.model, self.x.device), self.correct.nonzero()[:, 0]
         found = torch.cat([self.victim.logits(self.x[part].to(device)) for part in rows.split(self.victim.batch)])
         whole = found.new_zeros(len(self.x), found.shape[1])
-        whole[rows] = found
+        whole[rows] = found.clamp_min(torch.finfo(found.dtype).tiny).log() if are_probabilities(found) else found
         return whole
 
     def one_start(self, key: Key, robust: Tensor) -> None:
@@ -197,7 +199,7 @@ class Search:
                 state = _join(state, self._enter(waiting[:room], key, self.attack))
                 waiting = waiting[room:]
             assert state is not None
-            logits, grad, value = gradient(self.attack, self.net, state)
+            logits, grad, value = self._looked(state)
             self.victim.backwards += len(grad) * self.attack.eot if self.attack.uses_gradient else 0
             first = state["taken"] == 0
             if self.attack.uses_gradient and not self.checked and first.any():
@@ -210,6 +212,17 @@ class Search:
                 state = advance(self.attack, state, logits, grad, value, key)
                 state = self._retire(state)
             state = state if len(state["y"]) else None
+
+    def _looked(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """`gradient` at the points of the state; of the logarithms, where the model answers with probabilities."""
+        found = gradient(self.attack, self.net, state)
+        if self.probabilities is not None:
+            return found
+        self.probabilities = are_probabilities(found[0])
+        if not self.probabilities:
+            return found
+        self.net = logarithms(self.net)
+        return gradient(self.attack, self.net, state)
 
     def _enter(self, rows: Tensor, key: Key, attack: Attack) -> State:
         """The state of images that start; `row` is their place in this run."""
