@@ -69,6 +69,8 @@ class Search:
             self.pass_rounding()
         for place in range(len(self.members)):
             self.follow(place, seed)
+        if self.victim.draws > 1 and sum(member.repeats for member in self.members) > 1 and not self.seeks_minimum:
+            self._judge_again()
 
     def follow(self, place: int, seed: int) -> None:
         """All starts of one member, by its place."""
@@ -160,6 +162,18 @@ class Search:
         first = torch.where(claimed, self.first[rows], self.attack.iterations)
         self.first[rows] = torch.where(wrong, first, -1)
         self.fooled[rows], self.answers[rows] = wrong, answers
+
+    def _judge_again(self) -> None:
+        """One more verdict, by fresh draws, on what fooled a randomized model in one of several starts.
+
+        An attack must not pick the luckiest of its verdicts: each start had one, and a borderline image many chances.
+        """
+        rows = (self.correct & self.fooled).nonzero()[:, 0]
+        answers, self.margins[rows] = self.victim.judged(self.adversarial[rows], self.y[rows])
+        wrong = answers != self.y[rows]
+        self.unconfirmed += int((~wrong).sum())
+        self.fooled[rows], self.answers[rows], self.first[rows[~wrong]] = wrong, answers, -1
+        self.survivors[list(self.survivors)[-1]] = int((self.correct & ~self.fooled).sum())
 
     def _judge_nearest(self, rows: Tensor, before: Tensor) -> None:
         """Verify what a start of a minimal-norm attack handed in, then the smallest adversarial of each image.

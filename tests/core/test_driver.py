@@ -413,3 +413,16 @@ def test_minimal_norm_attacks_stop_where_they_are_finished() -> None:
 def test_adversarials_of_minimal_norm_attacks_stay_in_the_box() -> None:
     with pytest.raises(VerificationError, match="pixels from -"):
         perturb(_Walk(eps=0.1, way=(0.95,)), _Threshold(), torch.full((1, *SHAPE), 0.9), torch.ones(1).long())
+
+
+def test_a_randomized_model_is_not_judged_by_its_unluckiest_verdict() -> None:
+    """Noise alone decides: after thirty starts the share of robust images is that of one verdict, not of thirty."""
+    x, y = torch.rand(400, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(400, dtype=torch.long)
+
+    def coin(images: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(images),), 0.6), torch.randn(len(images))], 1)
+
+    once = perturb(Pgd(eps=0.1, steps=1), coin, x, y, predictions=y, randomized=True)
+    often = perturb(Pgd(eps=0.1, steps=1, restarts=30), coin, x, y, predictions=y, randomized=True)
+    assert often.unconfirmed > 100
+    assert abs(int(often.robust.sum()) - int(once.robust.sum())) < 80
