@@ -39,7 +39,7 @@ def _card(number: int, entry: Entry, parent: Entry | None) -> Markup:
 
 def _against(entry: Entry) -> str:
     attacks = list(entry["attacks"])
-    return f"withstand all {len(attacks)} attacks" if len(attacks) > 1 else f"withstand {attacks[0]}"
+    return f"withstand {attacks[0]}" if len(attacks) == 1 else f"withstand all {len(attacks)} attacks"
 
 
 def _bar(shown: Entry, clean: Entry | None) -> Markup:
