@@ -13,7 +13,7 @@ import pytest
 from robustq.core import Recipe, registry
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ROOT / "examples" / "results"
+README, RECIPES = ROOT / "README.md", ROOT / "examples" / "results"
 
 
 def module(path: Path) -> ModuleType:
@@ -74,6 +74,19 @@ def test_records_are_of_the_recipes_as_they_stand(name: str) -> None:
             assert run["recipe_sha256"] == hashlib.sha256(recipe_of(row).read_bytes()).hexdigest(), "run the row again"
             assert run["bytes"] == run["measured"]["default"]["models"][0]["bytes"]
     assert not re.search(r'"(/|[^"]* /)(tmp|home|root|work|Users)/', json.dumps(record)), "a folder of some machine"
+
+
+def test_the_readme_quotes_the_records() -> None:
+    found = re.findall(
+        r"^\| .*\(`([\w-]+)`\) \| (\S+)% \| (\S+)% \| (\S+) \|$", README.read_text(encoding="utf-8"), re.M
+    )
+    assert found
+    for name, clean, robust, size in found:
+        (run,) = RECORDS[name]["runs"]
+        (model,) = run["measured"]["default"]["models"]
+        assert float(clean) == round(100 * model["clean"]["value"], 1), name
+        assert float(robust) == round(100 * model["worst_case"]["value"], 1), name
+        assert size == f"{run['bytes']:,}", name
 
 
 def test_targets_are_judged_by_means_differences_and_ratios() -> None:
