@@ -1,4 +1,4 @@
-"""Write commands.md, methods.md and cuda.md from the code; with --check, exit with status 1 where they are stale."""
+"""Write commands.md, methods.md, checks.md and cuda.md from the code; with --check, exit with 1 where they are stale."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import typer
 from robustq.cli.listings import default_of, is_required
 from robustq.cli.main import app
 from robustq.core.catalogue import catalogue
+from robustq.core.diagnostics import CHECKS
 from robustq.core.registry import COMPRESSORS, kinds
 
 HERE = Path(__file__).parent
@@ -140,6 +141,35 @@ TABLE
 """
 
 
+CHECKS_PAGE = """# Checks
+
+`robustq benchmark` asks of every model, and of the attacks it stood, what a reviewer would ask. A check passes, warns,
+fails, or is skipped with the reason; above one threshold its figure fails, above another it warns, and a higher figure
+is always the worse one. Where the literature gives two thresholds the lower one holds.
+
+By default all but the most expensive run; `--checks all` runs those too, `--checks none` runs none. With `--strict` a
+check that fails is a missed gate: exit status 1. In the report they are the `checks` of a model
+([report.md](report.md)); in Python, `robustq.core.diagnostics.run(Evidence(...))`.
+
+Costs: *free*, read off what the attacks found; *single*, a few passes over at most 256 images; *unbounded*, an attack
+on at most 64 images; *all*, as much as an attack.
+
+| id | name | what is measured | unit | fails above | warns above | cost | what to do |
+|---|---|---|---|---|---|---|---|
+TABLE
+"""
+
+
+def checks() -> str:
+    """Every diagnostic of `benchmark`."""
+    rows = []
+    for check in CHECKS:
+        bounds = ["-" if bound is None else f"{bound:g}" for bound in (check.fail, check.warn)]
+        cells = [check.id, check.name, check.what, check.unit, *bounds, check.cost, check.remedy]
+        rows.append(f"| {' | '.join(cell(text) for text in cells)} |")
+    return HEAD + CHECKS_PAGE.replace("TABLE", "\n".join(rows))
+
+
 def cell(text: str) -> str:
     """Text for a table of Markdown."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -152,7 +182,8 @@ def lower(text: str) -> str:
 def main(check: bool) -> int:
     """The exit status: 1 where `check` finds a stale file."""
     stale = []
-    for name, text in (("commands.md", commands()), ("methods.md", methods()), ("cuda.md", cuda())):
+    pages = {"commands.md": commands(), "methods.md": methods(), "checks.md": checks(), "cuda.md": cuda()}
+    for name, text in pages.items():
         path, text = HERE / name, text.rstrip() + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
