@@ -36,7 +36,7 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = record.exists()
-            strangers = [] if known else [p.name for p in self.folder.iterdir() if not p.name.startswith(".robustq-")]
+            strangers = [] if known else [p.name for p in self.folder.iterdir() if not _is_own(p.name)]
         except OSError as error:
             raise OutputError(f"--state {folder} cannot be used: {error.strerror or error}.") from None
         if strangers:
@@ -98,6 +98,11 @@ def differences(saved: Any, now: Any, place: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = "missing" if value is None else json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 40 else f"{text[:16]}..."
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file may lie in a folder whose record is just being written, by this process or another of its run."""
+    return name == "run.json" or name.startswith(".robustq-")
 
 
 def _digest(data: bytes) -> str:
