@@ -87,8 +87,11 @@ def compress(
     place = results.place(file, out, job)
     execution.use(recipe.run)
     start = load(streams.source(file), trust_pickle=model.trust_pickle)
-    with job.progress() as on_event:
-        made = workflow.compress(
-            start, recipe, train=train.epochs is not None, state_path=results.state(place), on_event=on_event
-        )
+    with execution.crew(recipe.run) as crew:
+        if crew and crew.rank:
+            job.follow()
+        with job.progress() as on_event:
+            made = workflow.compress(
+                start, recipe, train=train.epochs is not None, state_path=results.state(place), on_event=on_event
+            )
     results.deliver(made, place, job, report, recipe)

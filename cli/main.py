@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status."""
     if "_ROBUSTQ_COMPLETE" in os.environ:
         app(prog_name="robustq")
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun each process would print torch's remarks on its reducer
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(int(execute(sys.argv[1:] if argv is None else list(argv))))
 
 

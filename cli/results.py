@@ -42,8 +42,11 @@ def state(place: Path | None) -> Path | None:
 
 
 def deliver(made: "Made", place: Path | None, run: "Run", report: "Report", recipe: "Recipe") -> None:
-    """Write the model, and what was done into the report."""
+    """Write the model, and what was done into the report; nothing where another process of the run does."""
     from robustq.core.files import write
+
+    if run.silent:
+        return
 
     report.recipe, report.content = recipe.to_dict(), {"output": None, **made.content}
     for warning in made.warnings:

@@ -41,6 +41,7 @@ def train(
     """Train a network, adversarially or not, with compressors in the loop.
 
     A run that was stopped goes on where it was when the same command is given again; its state lies beside OUT.
+    Under torchrun (`torchrun --nproc-per-node 4 -m robustq.cli train ...`) the processes share every batch.
     """
     from robustq.core import execution, workflow
     from robustq.core.checkpoint import load
@@ -54,6 +55,9 @@ def train(
     place = results.place(recipe.model.init or recipe.model.arch or "model", out, job)
     execution.use(recipe.run)
     start = load(streams.source(recipe.model.init), trust_pickle=model.trust_pickle) if recipe.model.init else None
-    with job.progress() as on_event:
-        made = workflow.train(recipe, start=start, state_path=results.state(place), on_event=on_event)
+    with execution.crew(recipe.run) as crew:
+        if crew and crew.rank:
+            job.follow()
+        with job.progress() as on_event:
+            made = workflow.train(recipe, start=start, state_path=results.state(place), on_event=on_event)
     results.deliver(made, place, job, report, recipe)

@@ -4,6 +4,7 @@ The gradient is that of the whole batch, so networks without batch norm train as
 takes its statistics from each process's share; the running ones of the first process are everyone's.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -82,6 +83,12 @@ class Replicas:
     def forward(self, compute: Callable[[], T]) -> T:
         """`compute()`, a loss with what belongs to it; `backward` leaves the mean of all processes' gradients."""
         return compute() if self._step is None else self._step(compute)
+
+    def backward(self, loss: Tensor) -> None:
+        """`loss.backward()`, the gradients of all processes joined."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1-channel kernels
+            loss.backward()
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean of each value over the processes; not finite where one of them is not."""

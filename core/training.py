@@ -144,7 +144,7 @@ class _Run:
         if not math.isfinite(value):
             self._diverged(f"the loss is {value}", self._origin(x, y, index, epoch), epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.replicas.backward(loss)
         if names := divergence.spoiled({name: w.grad for name, w in self.latent.items()}):
             self._diverged(f"the loss is {value:.4g}", divergence.gradients(names), epoch)
         self.optimizer.step()

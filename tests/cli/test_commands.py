@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,18 @@ def test_compress_shrinks_what_was_pruned(robustq: Robustq, plain: Path, quadran
     found = robustq("compress", plain, "--method", "shrink", "--data", quadrants, "-o", "no")
     assert found.code == 3
     assert "in no layer are all weights of a channel zero" in found.err
+
+
+def test_only_the_first_of_several_processes_writes(
+    robustq: Robustq, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustq.core.execution.crew", lambda run: nullcontext(SimpleNamespace(rank=1, size=2)))
+    found = robustq("compress", plain, "--bits", "4", "-o", "small.safetensors", "--json")
+    assert (found.code, found.out, found.err) == (0, "", "")
+    assert not (tmp_path / "small.safetensors").exists()
+    found = robustq("compress", plain, "--method", "binary-relax", "-o", "small.safetensors")
+    assert found.code == 2
+    assert "training needs data" in found.err
 
 
 def test_compress_names_its_output_after_the_model(robustq: Robustq, plain: Path, tmp_path: Path) -> None:
