@@ -18,12 +18,17 @@ from .model import Model, Shapes, count
 
 @dataclass(frozen=True, kw_only=True)
 class EnResNet(Model):
-    """En_N ResNet-d: N pre-activation ResNets with noise `a * std(block output)`, logits averaged, trained jointly."""
+    """En_N ResNet-d: N pre-activation ResNets with noise `a * std(block output)`, logits averaged, trained jointly.
+
+    depth 8, 20, 38, 56 and 110 with members 1 to 5 are En1ResNet8 to En5ResNet110; depth=34,widen=10 is WRN-34-10, and
+    with members=5 En5WideResNet34-10.
+    """
 
     SOURCE = "Wang, Yuan, Shi, Osher 2019 (arXiv 1811.10745)"
-    depth: int = option(20, "layers of each member, 6n + 2", low=8)
+    depth: int = option(20, "layers of each member, 6n + 2; a wide one counts its shortcuts too, 6n + 4", low=8)
     members: int = option(1, "number of networks N", low=1)
-    width: int = option(16, "channels of the first stage", low=1)
+    width: int = option(16, "channels of the first convolution, and of the first stage before it is widened", low=1)
+    widen: int = option(1, "factor on the channels of all stages (wide ResNet)", low=1)
     noise: float = option(0.1, "noise coefficient a, in standard deviations of the block's output", low=0)
     noise_std: str = option(
         "sample",
@@ -37,8 +42,20 @@ class EnResNet(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.depth - 2) % 6:
-            raise OptionError(f"EnResNet: depth is {self.depth}, not 6n + 2.", "Use 8, 14, 20, 38, 56 or 110.")
+        if (self.depth - self._extra) % 6:
+            kind = "6n + 2" if self.widen == 1 else "6n + 4, as wide networks count"
+            usual = "8, 20, 38, 56 or 110" if self.widen == 1 else "16, 22, 28 or 34"
+            raise OptionError(f"EnResNet: depth is {self.depth}, not {kind}.", f"Use {usual}.")
+
+    @property
+    def _extra(self) -> int:
+        """Layers outside the blocks: first and last, and in a wide network the shortcuts of two stages."""
+        return 2 if self.widen == 1 else 4
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of each stage."""
+        return (self.depth - self._extra) // 6
 
     def build(self) -> nn.Module:
         return EnResNetModule(self)
@@ -50,8 +67,14 @@ class EnResNet(Model):
         if not members or not n or "members.0.linear.weight" not in shapes:
             return None
         width, channels = shapes["members.0.conv1.weight"][:2]
-        classes = shapes["members.0.linear.weight"][0]
-        return {"depth": 6 * n + 2, "members": members, "width": width, "channels": channels, "classes": classes}
+        widen = max(1, shapes["members.0.layer1.0.conv1.weight"][0] // width)
+        return {
+            **({"depth": 6 * n + 2} if widen == 1 else {"depth": 6 * n + 4, "widen": widen}),
+            "members": members,
+            "width": width,
+            "channels": channels,
+            "classes": shapes["members.0.linear.weight"][0],
+        }
 
 
 class EnResNetModule(nn.Module):
@@ -68,9 +91,9 @@ class EnResNetModule(nn.Module):
 class _Member(nn.Module):
     def __init__(self, options: EnResNet) -> None:
         super().__init__()
-        n, w = (options.depth - 2) // 6, options.width
-        self.conv1 = nn.Conv2d(options.channels, w, 3, stride=options.stem_stride, padding=1, bias=False)
-        self.layer1 = self._stage(n, w, w, 1, options)
+        n, stem, w = options.blocks, options.width, options.width * options.widen
+        self.conv1 = nn.Conv2d(options.channels, stem, 3, stride=options.stem_stride, padding=1, bias=False)
+        self.layer1 = self._stage(n, stem, w, 1, options)
         self.layer2 = self._stage(n, w, 2 * w, 2, options)
         self.layer3 = self._stage(n, 2 * w, 4 * w, 2, options)
         self.bn, self.relu = nn.BatchNorm2d(4 * w), nn.ReLU()

@@ -1,5 +1,7 @@
 """Every built-in architecture: shapes, recognition from a state dict, refusal of what it cannot be."""
 
+import math
+
 import pytest
 import torch
 
@@ -108,3 +110,30 @@ class TestEnResNet:
                 return float(torch.stack([net(self.x) for _ in range(200)]).var(0).mean())
 
         assert variance(four) / variance(single) == pytest.approx(1 / 4, rel=0.25)
+
+
+@pytest.mark.parametrize("members", [1, 2, 5])
+@pytest.mark.parametrize("depth", [8, 20, 38, 56, 110])
+def test_ensembles_of_the_papers_depths(depth: int, members: int) -> None:
+    with torch.device("meta"):
+        net = create("enresnet", {"depth": depth, "members": members})
+    layers = [name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    own = [name for name in layers if name.startswith("members.0.") and "shortcut" not in name]
+    assert len(own) == depth
+    assert len({name.split(".")[1] for name in layers}) == members
+
+
+def test_wrn_34_10() -> None:
+    with torch.device("meta"):
+        net = create("enresnet", {"depth": 34, "widen": 10, "members": 5})
+    shapes = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+    member = {name: math.prod(s) for name, s in shapes.items() if name.startswith("members.0.")}
+    # 46.16 million parameters, as the wide ResNet-34-10 of the literature has.
+    assert sum(n for name, n in member.items() if "running" not in name and "tracked" not in name) == 46_160_474
+    assert shapes["members.4.conv1.weight"] == (16, 3, 3, 3)
+    assert shapes["members.0.layer3.4.conv2.weight"] == (640, 640, 3, 3)
+    found = identify(shapes)
+    assert found is not None
+    assert {k: found.options[k] for k in ("depth", "widen", "members")} == {"depth": 34, "widen": 10, "members": 5}
+    with pytest.raises(OptionError, match="depth is 32, not 6n \\+ 4"):
+        create("enresnet", {"depth": 32, "widen": 10})
