@@ -125,8 +125,8 @@ def _shrunk(size: Tensor, room: Tensor, eps: Radius) -> Tensor:
     a, top = size.flatten(1).double(), room.flatten(1).double()
     d = a.shape[1]
     wanted = (eps.double() if isinstance(eps, Tensor) else a.new_full((len(a),), eps))[:, None]
-    # What is added to the image is rounded entry by entry, and must not leave the ball for that.
-    wanted = (wanted * (1 - 1e-6) - 1e-7 * math.sqrt(d) * (wanted > 0)).clamp_min(0)
+    # Added to the image, every entry is rounded by up to half a step of float32, all of them upwards in the worst case.
+    wanted = (wanted * (1 - 1e-6) - 2.0**-25 * d).clamp_min(0)
     whole = torch.minimum(a, top).sum(1, keepdim=True)
     corners, order = torch.cat([(a - top).clamp_min(0), a], 1).sort(1)
     falling = torch.where(order < d, 1.0, -1.0).double().cumsum(1)  # entries that fall right of each corner
