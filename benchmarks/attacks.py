@@ -19,6 +19,7 @@ document.
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from torch import Tensor, nn
 
 from robustq.core import architecture, checkpoint, datasets
 from robustq.core.attacks.apgd import ApgdCe, ApgdT
-from robustq.core.attacks.attack import Attack
+from robustq.core.attacks.attack import Attack, State
 from robustq.core.attacks.ensemble import AutoAttack
 from robustq.core.attacks.fab import FabT
+from robustq.core.attacks.norms import NORMS
 from robustq.core.attacks.pgd import Pgd
 from robustq.core.attacks.square import Square
 from robustq.core.driver import perturb
@@ -60,11 +62,22 @@ class Counted(nn.Module):
         self.backwards += len(grad)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoundedFabT(FabT):
+    """Leaves an image at its first perturbation within eps, as AutoAttack does, instead of seeking the smallest."""
+
+    minimal = False
+
+    def final(self, state: State, randomized: bool) -> Tensor:
+        delta = super().final(state, randomized) - state["clean"]
+        return NORMS[self.norm].confine(state["clean"], delta, self.radius)
+
+
 def our_attack(name: str, args: argparse.Namespace) -> Attack:
     """The attack as its peer's defaults have it."""
     if name == "pgd":
         return Pgd(eps=args.eps, step=args.step, steps=args.steps)
-    kinds = {"apgd-ce": ApgdCe, "apgd-t": ApgdT, "fab-t": FabT, "square": Square, "autoattack": AutoAttack}
+    kinds = {"apgd-ce": ApgdCe, "apgd-t": ApgdT, "fab-t": BoundedFabT, "square": Square, "autoattack": AutoAttack}
     return kinds[name](eps=args.eps)
 
 
