@@ -91,6 +91,10 @@ def benchmark(
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Of other data or attacks, too.", rich_help_panel="Compare")
     ] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="Measure packed layers on this machine instead of models, in three minutes."),
+    ] = False,
     out: Annotated[
         str | None, typer.Option("-o", help="Write the report (JSON) to this file as well.", metavar="FILE")
     ] = None,
@@ -111,6 +115,9 @@ def benchmark(
     from . import render, streams
 
     job: Run = ctx.obj
+    if kernels:
+        _kernels(job, files, output, out, documents)
+        return
     report = job.start("benchmark", output, render.benchmark, {"json": out, **vars(documents)})
     gates = Gates.parse(min_acc, min_robust_acc, max_drop, max_bytes)
     if compare is not None:
@@ -133,3 +140,18 @@ def benchmark(
                 sweep=sweep, examples=documents.html is not None, scrutiny=scrutiny, state=state, deadline=deadline,
                 crew=crew,
             )  # fmt: skip
+
+
+def _kernels(
+    job: Run, files: list[str] | None, output: OutputOptions, out: str | None, documents: DocumentOptions
+) -> None:
+    from robustq.core.errors import OptionError
+    from robustq.core.speed import kernels
+
+    from . import render
+
+    report = job.start("benchmark", output, render.kernels, {"json": out, **vars(documents)})
+    if files:
+        raise OptionError(f"--kernels measures layers, and takes no MODEL such as {files[0]}.", "Leave either out.")
+    with job.progress() as on_event:
+        kernels(report, on_event)

@@ -39,6 +39,20 @@ def models(content: Entry) -> Grid:
     return grid
 
 
+def kernels(rows: Sequence[Entry]) -> Grid:
+    """One row a packed layer, one column a peer: how many times as long it takes."""
+    peers = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
+    columns = ["layer", "batch", "zeros", "cache", "mode", "isa", "us", *peers, "error", "roofline"]
+    grid = Grid(columns, left=1)
+    for row in rows:
+        times = [row["baselines"].get(name) for name in peers]
+        cells = [f"{row['bits']}-bit {shape(row['shape'])}", str(row["batch"]), percent(row["zeros"])]
+        cells += [row["cache"], row["mode"], row["isa"], figure(row["us"])]
+        cells += [NONE if us is None else f"{us / row['us']:.1f}x" for us in times]
+        grid.rows.append([*cells, f"{row['max_error']:.0e}", percent(row["roofline_fraction"])])
+    return grid
+
+
 def _remark(entry: Entry) -> str:
     """What has to be known of a model before its figures are read."""
     gradient = {"surrogate": " (gradient of its parent)", "none": " (no gradient)"}.get(entry.get("gradient", ""), "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import grids, toml
 from .grids import Grid
-from .phrases import compared, conditions, headline, images, outcome, setting, threat
+from .phrases import chosen, compared, conditions, headline, images, outcome, setting, threat
 from .tables import accuracy
 from .text import visible
 
@@ -47,6 +47,8 @@ def _benchmark(report: Mapping[str, Any]) -> Iterator[str]:
     if comparison := report.get("comparison"):
         yield from ("## What changed", table(grids.comparison(comparison)), _listed(compared(comparison)))
         yield "## The second benchmark"
+    if rows := report.get("kernels"):
+        yield table(grids.kernels(rows))
     if not models:
         return
     yield _listed(headline(models))
@@ -80,8 +82,8 @@ def _making(report: Mapping[str, Any]) -> Iterator[str]:
     if report.get("bytes") is not None:
         yield table(grids.sizes(report))
     if history := report.get("history"):
-        chosen = (report.get("validation") or {}).get("epoch")
-        yield from ("## Training", table(grids.epochs(history, chosen)))
+        kept = chosen(report)
+        yield from ("## Training", table(grids.epochs(history, kept)))
     if layers := report.get("layers"):
         yield from ("## Layers", table(grids.layers(layers)))
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from robustq.core.report import Report
 
 from . import checks, grids
-from .phrases import compared, images, setting, threat
+from .phrases import chosen, compared, images, setting, threat
 from .tables import NONE, accuracy, drawn, figure, percent, size, table
 from .text import visible
 
@@ -36,6 +36,13 @@ def benchmark(report: Report, console: Console, verbose: int = 0) -> None:
         console.print(f"{visible(name)} is compared with {visible(baseline)}")
     if content.get("story"):
         console.print(visible(content["story"]))
+
+
+def kernels(report: Report, console: Console, verbose: int = 0) -> None:
+    """One row a packed layer; other libraries' times as multiples of its own."""
+    if rows := report.content.get("kernels"):
+        console.print(drawn(grids.kernels(rows)))
+        console.print("Median CPU time of one thread, in turns. Other columns: their time divided by ours.")
 
 
 def _details(model: Mapping[str, Any], console: Console, verbose: int) -> None:
@@ -125,10 +132,10 @@ def _history(content: Mapping[str, Any], console: Console, verbose: int) -> None
     history: Sequence[Mapping[str, Any]] = content.get("history") or ()
     if not history:
         return
-    chosen = (content.get("validation") or {}).get("epoch")
-    console.print(drawn(grids.epochs(history if verbose else history[-LAST_EPOCHS:], chosen)))
-    if chosen is not None:
-        console.print(f"epoch {chosen} of {len(history)} was chosen by its accuracy on the validation images")
+    kept = chosen(content)
+    console.print(drawn(grids.epochs(history if verbose else history[-LAST_EPOCHS:], kept)))
+    if kept is not None:
+        console.print(f"epoch {kept} of {len(history)} was chosen by its accuracy on the validation images")
 
 
 def attack(report: Report, console: Console, verbose: int = 0) -> None:
@@ -163,3 +170,6 @@ def export(report: Report, console: Console, verbose: int = 0) -> None:
             NONE if error is None else f"{error:.2g}",
         )
     console.print(shown)
+
+
+OF = {"benchmark": benchmark, "compress": compress, "train": train, "attack": attack, "export": export}

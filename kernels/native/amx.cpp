@@ -186,6 +186,21 @@ void put(const float* total, float scale, const float* bias, int outputs, bool r
   }
 }
 
+int64_t peak(int64_t rounds) {
+  alignas(64) static const int8_t ones[kTileBytes] = {1};
+  configure(kTileRows);
+  load<4>(ones);
+  load<5>(ones);
+  for (int64_t r = 0; r < rounds; ++r) {
+    multiply_add<0, 5>();
+    multiply_add<1, 5>();
+    multiply_add<2, 5>();
+    multiply_add<3, 5>();
+  }
+  release();
+  return rounds * 4 * kTileRows * 16 * 64;
+}
+
 }  // namespace
 
 bool amx_permitted() {
@@ -196,6 +211,7 @@ bool amx_permitted() {
 #endif
 }
 
-const Unit amx_unit = {configure, release, {decode<2>, decode<4>}, multiply_fields, {multiply_codes<2>, multiply_codes<4>}, add, put};
+const Unit amx_unit = {peak, configure, release, {decode<2>, decode<4>}, multiply_fields,
+                       {multiply_codes<2>, multiply_codes<4>}, add, put};
 
 }  // namespace robustq

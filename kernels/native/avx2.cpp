@@ -67,10 +67,20 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
   }
 }
 
+int64_t peak(int64_t rounds) {
+  __m256 sum[12], x = _mm256_set1_ps(1.0f);
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) sum[i] = x;
+  for (int64_t r = 0; r < rounds; ++r)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) asm volatile("vfmadd231ps %1, %1, %0" : "+v"(sum[i]) : "v"(x));
+  return rounds * 12 * 8;
+}
+
 }  // namespace
 
 #define ROW1(R) {tile<R, 1>}
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
-const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, dense_row};
+const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, dense_row, peak};
 
 }  // namespace robustq

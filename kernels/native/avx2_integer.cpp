@@ -95,6 +95,19 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
   for (int v = 0; v < 2 * kFields; ++v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(excess + 8 * v), sum[v]);
 }
 
+int64_t peak(int64_t rounds) {
+  __m256i sum[8], x = _mm256_set1_epi8(1);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) sum[i] = x;
+  for (int64_t r = 0; r < rounds; ++r)
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      __m256i product;
+      asm volatile("vpmaddubsw %2, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum[i]), "=&x"(product) : "x"(x));
+    }
+  return rounds * 8 * 32;
+}
+
 }  // namespace
 
 #define TILES2(B, W) nullptr, tile<1, B, W>, tile<2, B, W>
@@ -102,6 +115,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
 #define TILES6(B, W) TILES4(B, W), tile<5, B, W>, tile<6, B, W>
 #define TILES(W) {{TILES6(1, W)}, {TILES4(2, W)}, {TILES2(4, W)}}
 const Integer avx2_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total, peak, read};
 
 }  // namespace robustq

@@ -67,6 +67,16 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
   }
 }
 
+int64_t peak(int64_t rounds) {
+  __m512 sum[16], x = _mm512_set1_ps(1.0f);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) sum[i] = x;
+  for (int64_t r = 0; r < rounds; ++r)
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) asm volatile("vfmadd231ps %1, %1, %0" : "+v"(sum[i]) : "v"(x));
+  return rounds * 16 * 16;
+}
+
 }  // namespace
 
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
@@ -75,6 +85,6 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
 const Isa avx512_isa = {12,
                         {{}, ROW8(1), ROW8(2), ROW4(3), ROW4(4), ROW4(5), ROW4(6), ROW2(7), ROW2(8), ROW2(9), ROW2(10),
                          ROW2(11), ROW2(12)},
-                        dense_row};
+                        dense_row, peak};
 
 }  // namespace robustq

@@ -134,6 +134,16 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
   for (int b = 0; b < kFields; ++b) _mm512_storeu_si512(excess + 16 * b, sum[b]);
 }
 
+int64_t peak(int64_t rounds) {
+  __m512i sum[16], x = _mm512_set1_epi8(1);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) sum[i] = x;
+  for (int64_t r = 0; r < rounds; ++r)
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) asm volatile("vpdpbusd %1, %1, %0" : "+v"(sum[i]) : "v"(x));
+  return rounds * 16 * 64;
+}
+
 }  // namespace
 
 #define TILES6(B, W) nullptr, tile<1, B, W>, tile<2, B, W>, tile<3, B, W>, tile<4, B, W>, tile<5, B, W>, tile<6, B, W>
@@ -141,6 +151,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
 #define FEW(W) {nullptr, few<1, 4, W>, few<2, 2, W>}
 #define TILES(W) {{TILES12(1, W)}, {TILES12(2, W)}, {TILES6(4, W)}}
 const Integer avx512vnni_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, magnitude, quantize, total, peak, read};
 
 }  // namespace robustq

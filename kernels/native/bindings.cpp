@@ -11,6 +11,7 @@
 
 #include "integer.h"
 #include "kernel.h"
+#include "matrix.h"
 
 namespace nb = nanobind;
 using robustq::Matrix;
@@ -118,6 +119,19 @@ void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<in
                                activation(planes, relu, x, y, threads), reinterpret_cast<float*>(y), threads);
 }
 
+// Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes
+int64_t peak(bool bytes, int64_t rounds) {
+  if (!bytes) return robustq::isa_current().peak(rounds);
+  const robustq::Unit* unit = robustq::unit_current();
+  return unit ? unit->peak(rounds) : robustq::integer_current().peak(rounds);
+}
+
+uint32_t read_memory(uintptr_t x, int64_t bytes) {
+  need(x != 0, "bad address", int64_t(x));
+  need(bytes >= 0, "bytes must not be negative; bytes", bytes);
+  return robustq::integer_current().read(reinterpret_cast<const uint8_t*>(x), bytes);
+}
+
 nb::list available() {
   nb::list names;
   for (int i = 0; i < robustq::isa_count(); ++i) names.append(robustq::isa_name(i));
@@ -132,6 +146,8 @@ NB_MODULE(_native, m) {
   m.def("use", [](const std::string& name) {
     if (!robustq::isa_use(name.c_str())) throw std::invalid_argument("this processor or build has no '" + name + "'");
   });
+  m.def("peak", &peak, nb::call_guard<nb::gil_scoped_release>());
+  m.def("read", &read_memory, nb::call_guard<nb::gil_scoped_release>());
   m.def("linear", &linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("dense", &dense, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());

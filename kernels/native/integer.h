@@ -65,6 +65,10 @@ struct Integer {
   void (*quantize)(const float* x, int64_t n, float factor, int offset, int8_t* high, int8_t* low);
   // the sum of n int8
   int32_t (*total)(const int8_t* x, int64_t n);
+  // Does nothing but products of bytes, from registers, for `rounds` rounds; how many. For rooflines.
+  int64_t (*peak)(int64_t rounds);
+  // Does nothing but read n bytes (a multiple of 256) in four streams
+  uint32_t (*read)(const uint8_t* x, int64_t n);
 };
 
 extern const Integer scalar_integer;

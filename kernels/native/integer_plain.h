@@ -47,6 +47,24 @@ int32_t total(const int8_t* x, int64_t n) {
   return sum;
 }
 
+uint32_t read(const uint8_t* x, int64_t n) {
+  constexpr int kStreams = 4;
+  const int64_t part = n / kStreams;
+  uint32_t seen[16] = {};
+  for (int64_t at = 0; at + 64 <= part; at += 64)
+    for (int stream = 0; stream < kStreams; ++stream) {
+      __builtin_prefetch(x + stream * part + at + 2048, 0, 2);
+      for (int i = 0; i < 16; ++i) {
+        uint32_t word;
+        std::memcpy(&word, x + stream * part + at + 4 * i, sizeof word);
+        seen[i] |= word;
+      }
+    }
+  uint32_t all = 0;
+  for (int i = 0; i < 16; ++i) all |= seen[i];
+  return all;
+}
+
 // Excess: of output i, or of the row.
 template <bool PerOutput>
 inline void finish_row(const Finish& f, int row) {

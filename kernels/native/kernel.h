@@ -29,6 +29,8 @@ struct Isa {
   TileFn tile[kMaxRows + 1][4];
   // out[k - first] = scale * code of one row, for columns first ... last - 1; word w of the row is words[16 * w]
   void (*dense)(const uint32_t* words, int64_t first, int64_t last, float scale, float* out);
+  // Does nothing but fused multiply-adds of float32, from registers, for `rounds` rounds; how many. For rooflines.
+  int64_t (*peak)(int64_t rounds);
 };
 
 extern const Isa scalar_isa;

@@ -35,6 +35,7 @@ struct UnitAdd {
 };
 
 struct Unit {
+  int64_t (*peak)(int64_t rounds);  // as in integer.h
   void (*configure)(int planes);
   void (*release)();
   // steps of codes -> chunks; what fills up the last chunk is left as it is

@@ -32,8 +32,19 @@ void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, 
     out[k - first] = scale * kValue[words[k / kLanes * kLanes] >> (2 * (k % kLanes)) & 3];
 }
 
+// A loop that the compiler may vectorise as it likes.
+int64_t peak(int64_t rounds) {
+  volatile float value = 0.5f;
+  const float x = value;
+  float sum[16] = {};
+  for (int64_t r = 0; r < rounds; ++r)
+    for (int i = 0; i < 16; ++i) sum[i] = sum[i] * x + x;
+  for (int i = 0; i < 16; ++i) value = sum[i];
+  return 16 * rounds;
+}
+
 }  // namespace
 
-const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row};
+const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row, peak};
 
 }  // namespace robustq

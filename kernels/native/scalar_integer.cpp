@@ -44,11 +44,21 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
       }
 }
 
+int64_t peak(int64_t rounds) {
+  volatile int32_t value = 3;
+  const int32_t x = value;
+  int32_t sum[16] = {};
+  for (int64_t r = 0; r < rounds; ++r)
+    for (int i = 0; i < 16; ++i) sum[i] = int32_t(uint32_t(sum[i]) * uint32_t(x) + 1u);
+  for (int i = 0; i < 16; ++i) value = sum[i];
+  return 16 * rounds;
+}
+
 }  // namespace
 
 #define TILES4(B, W) {nullptr, tile<1, B, W>, tile<2, B, W>, tile<3, B, W>, tile<4, B, W>}
 #define TILES(W) {TILES4(1, W), TILES4(2, W), TILES4(4, W)}
 const Integer scalar_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, magnitude, quantize, total, peak, read};
 
 }  // namespace robustq

@@ -1,0 +1,179 @@
+"""Time, error and share of the roofline of packed linear layers, beside other libraries' (peers.py), on this machine.
+
+All candidates of a setting take turns inside one process and thread, so that a busy machine slows them alike; times are
+medians of the thread's CPU time, and only ratios within one setting mean much. "hot": two calls before the one that is
+timed; "cold": a buffer larger than the last-level cache is read before. Every output is compared with float64.
+
+The roofline is max(bytes / bandwidth, multiply-adds / peak), both measured in the same turns: bandwidth by reading as
+many bytes, as hot or cold as the weights; the peak by the fastest multiplication from registers (native `peak`).
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import backend, lowbit, lowbit_ops, ops, reference
+from .peers import BLOCK, Layer, Run, peers
+
+LARGEST = 768 * 2**20  # bytes read to make a call cold
+PEAK_ROUNDS = 20_000
+LEAST = 3  # turns, however long they take
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One layer at one batch: (out, in), rows of x, the share of zeros among the weights, bits, hot or cold."""
+
+    out: int
+    columns: int
+    batch: int
+    bits: int = 2
+    zeros: float = 0.5
+    cold: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return ("exact", "accurate", "int8") if self.bits == 2 else ("accurate", "int8")
+
+    def __str__(self) -> str:
+        cache = "cold" if self.cold else "hot"
+        return f"{self.bits}-bit {self.out}x{self.columns} batch {self.batch} zeros {self.zeros:g} {cache}"
+
+
+SHORT = (  # the most important first: the time may be up
+    Setting(4096, 4096, 1),
+    Setting(4096, 4096, 16),
+    Setting(4096, 4096, 1, bits=4),
+    Setting(4096, 4096, 16, bits=4),
+    Setting(4096, 4096, 1, cold=True),
+    Setting(4096, 4096, 256),
+    Setting(4096, 4096, 256, bits=4),
+    Setting(512, 4608, 256, zeros=0.9),
+)
+
+
+def table(
+    settings: Iterable[Setting], seconds: float, until: float | None = None
+) -> Iterator[tuple[list[Any], list[str]]]:
+    """(rows, notes) for each setting, `seconds` of measuring each; none is begun after `until` (time.monotonic()).
+
+    A row is {name, shape [out, in], batch, zeros, bits, cache, mode, isa, us, baselines {name: us}, max_error,
+    roofline_us, roofline_fraction}; notes say which baselines are absent and which settings were not reached.
+    RuntimeError without the native module.
+    """
+    if backend.native is None:
+        raise RuntimeError(f"the native kernels are not there: {backend.reason}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for setting in settings:
+            if until is not None and time.monotonic() > until:
+                yield [], [f"{setting}: not measured, the time was up"]
+            else:
+                yield measure(setting, seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of one setting, a mode each, and what is to be said about them."""
+    layer = draw(setting)
+    theirs, notes = peers(layer, setting.zeros)
+    ours = {mode: packed(layer, mode) for mode in setting.modes}
+    weights = {mode: sum(t.nbytes for t in made[1]) for mode, made in ours.items()}
+    largest = torch.zeros(max(weights.values()) // 256 * 256, dtype=torch.uint8)
+    runs: dict[str, Callable[[], Any]] = {f"ours/{mode}": made[0] for mode, made in ours.items()} | dict(theirs)
+    runs["read"] = lambda: backend.native.read(largest.data_ptr(), largest.nbytes)
+    for name in ("bytes", "floats"):
+        runs[name] = lambda name=name: backend.native.peak(name == "bytes", PEAK_ROUNDS)
+    times = take_turns(runs, seconds, evict() if setting.cold else None)
+    exact = F.linear(layer.x.double(), layer.weight.double())
+    traffic = layer.x.nbytes + 4 * exact.numel()
+    products = setting.batch * setting.out * setting.columns
+    rows = []
+    for mode, (run, _) in ours.items():
+        kind = "floats" if mode == "exact" else "bytes"
+        rate = backend.native.peak(kind == "bytes", PEAK_ROUNDS) / times[kind]
+        planes = lowbit.PLANES.get(mode, 1)
+        bound = max((weights[mode] + traffic) * times["read"] / largest.nbytes, planes * products / rate)
+        us = times[f"ours/{mode}"]
+        rows.append(
+            {
+                "name": "linear",
+                "shape": [setting.out, setting.columns],
+                "batch": setting.batch,
+                "zeros": setting.zeros,
+                "bits": setting.bits,
+                "cache": "cold" if setting.cold else "hot",
+                "mode": mode,
+                "isa": backend.native.isa(),
+                "us": round(us, 2),
+                "baselines": {name: round(times[name], 2) for name in theirs},
+                "max_error": float((run().double() - exact).abs().max() / exact.abs().max()),
+                "roofline_us": round(bound, 2),
+                "roofline_fraction": round(bound / us, 4),
+            }
+        )
+    return rows, [f"{setting}: {note}" for note in notes]
+
+
+def draw(setting: Setting) -> Layer:
+    """Gaussian x; codes with the share of zeros, else even; scales of one size, a row's, or a block's at 4 bits.
+
+    The same numbers in every process.
+    """
+    rng = torch.Generator().manual_seed(0)
+    shape = (setting.out, setting.columns)
+    highest = lowbit.HIGHEST[setting.bits]
+    signs = 2 * torch.randint(0, 2, shape, generator=rng) - 1
+    if setting.bits == 2:
+        codes = signs * (torch.rand(shape, generator=rng) >= setting.zeros)
+    else:
+        codes = torch.randint(-highest, highest + 1, shape, generator=rng)
+    groups = 1 if setting.bits == 2 else -(-setting.columns // BLOCK)
+    scale = torch.rand(setting.out, groups, generator=rng) + 0.5
+    return Layer(torch.randn(setting.batch, setting.columns, generator=rng), codes.to(torch.int8), scale, setting.bits)
+
+
+def packed(layer: Layer, mode: str) -> tuple[Run, tuple[Tensor, ...]]:
+    """One of our layers as a call, with the tensors that hold its weight."""
+    out, columns = layer.codes.shape
+    if mode == "exact":
+        words, factors = reference.pack(layer.codes), layer.scale.contiguous()
+        return lambda: ops.ternary_linear(layer.x, words, factors, None, out, columns), (words, factors)
+    codes, scale = lowbit.pack(layer.codes, layer.bits, layer.scale.shape[1]), layer.scale.T.contiguous()
+    return lambda: lowbit_ops.lowbit_linear(layer.x, codes, scale, None, layer.bits, columns, mode), (codes, scale)
+
+
+def take_turns(
+    runs: dict[str, Callable[[], Any]], seconds: float, prepare: Callable[[], Any] | None
+) -> dict[str, float]:
+    """Median CPU time of a call in microseconds, by name; before each, `prepare` or two calls that are not timed."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(times.values()))) < LEAST:
+        for name, run in runs.items():
+            for warm in (prepare,) if prepare else (run, run):
+                warm()
+            start = time.thread_time_ns()
+            run()
+            times[name].append((time.thread_time_ns() - start) / 1000)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def evict() -> Callable[[], Any]:
+    """Reads a buffer larger than the last-level cache."""
+    sizes = [LARGEST]
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text().strip()
+        sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20}.get(text[-1], 1) * 5 // 4)
+    size = LARGEST if len(sizes) == 1 else min(LARGEST, max(sizes[1:]))
+    buffer = torch.ones(size // 256 * 256, dtype=torch.uint8)
+    return lambda: backend.native.read(buffer.data_ptr(), buffer.nbytes)
