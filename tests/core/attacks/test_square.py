@@ -169,7 +169,7 @@ def test_batches_and_order_change_nothing(norm: str, eps: float) -> None:
 
 def test_queries_are_counted() -> None:
     x, y = images(3), torch.zeros(3, dtype=torch.long)
-    found = perturb(Square(eps=0.0, queries=7), lambda x: torch.tensor([[1.0, 0.0]]).repeat(len(x), 1), x, y,
+    found = perturb(Square(eps=0.0, queries=7), lambda x: torch.tensor([[2.0, 0.0]]).repeat(len(x), 1), x, y,
                     randomized=False, predictions=y)  # fmt: skip
     assert found.forwards == 3 * 7
 
