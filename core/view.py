@@ -61,10 +61,14 @@ class View:
     @torch.no_grad()
     def answers(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, without a gradient."""
+        return self.at({}, x)
+
+    def at(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, with some weights in place of those seen."""
         training = self.model.training
         self.model.eval()
         try:
-            return self._forward(self.weights, x)
+            return self._forward({**self.weights, **weights}, x)
         finally:
             self.model.train(training)
 

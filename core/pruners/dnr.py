@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .. import rng
 from ..errors import OptionError
 from ..option import option
 from ..packed import Packed, half_float
@@ -189,11 +190,18 @@ class DnrSession(Session):
             self.active[name] = kept
 
     def _begin(self, name: str, weight: Tensor, kept: Tensor, new: Tensor) -> None:
-        """Give new channels the direction that descends and the length of the weakest of those that were kept."""
+        """Give new channels the direction that descends and the length of the weakest of those that were kept.
+
+        A channel that was zero before a batch norm of bias 0 and a ReLU has had no gradient, and would never get one:
+        it is given a random direction.
+        """
         length = mask.strength(weight, "channel")[kept].min()
-        momentum = self.momentum[name][new]
-        norms = mask.strength(momentum, "channel").clamp(min=1e-30)
-        weight[new] = -momentum * (length / norms).view(-1, *[1] * (weight.ndim - 1))
+        direction = -self.momentum[name][new]
+        still = mask.strength(direction, "channel") == 0
+        draw = torch.randn(direction[still].shape, generator=rng.generator("dnr", name, self.done))
+        direction[still] = draw.to(direction)
+        norms = mask.strength(direction, "channel").clamp(min=1e-30)
+        weight[new] = direction * (length / norms).view(-1, *[1] * (weight.ndim - 1))
         buffer = self._optimizer.state[weight].get("momentum_buffer") if self._optimizer is not None else None
         if buffer is not None:
             buffer[new] = 0

@@ -137,6 +137,18 @@ def test_a_channel_grows_along_its_momentum_at_the_length_of_the_weakest() -> No
     assert optimizer.state[given["w"]]["momentum_buffer"].tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
 
 
+def test_a_channel_without_momentum_grows_in_a_random_direction() -> None:
+    """Behind a masked channel, a batch norm of bias 0 and a ReLU give no gradient: zero weights would stay zero."""
+    given = {"w": torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [0.0, 0.0]], requires_grad=True)}
+    method = Dnr(sparsity=0.5, granularity="channel", rewirings=2, rate=1.0, start="magnitude")
+    session = attached(method, given)
+    session.rewire(given)
+    assert session.masks["w"].sum() == 4
+    assert torch.equal(given["w"].any(1), session.masks["w"].any(1))
+    lengths = given["w"].detach().norm(dim=1)
+    torch.testing.assert_close(lengths[lengths > 0], torch.tensor([5.0, 5.0]))
+
+
 def test_rate_zero_leaves_the_mask() -> None:
     given = weights()
     session = attached(Dnr(sparsity=0.5, rate=0.0), given)
