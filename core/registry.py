@@ -54,6 +54,7 @@ TABLE: dict[str, dict[str, str]] = {
         "free": "objectives.free:Free",
         "mat": "objectives.mat:Mat",
         "p-sat": "objectives.p_sat:PSat",
+        "h-sat": "objectives.h_sat:HSat",
         "awp": "objectives.awp:Awp",
     },
     "quantizer": {
