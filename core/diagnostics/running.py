@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ..errors import OptionError
+from .. import rng
+from ..errors import OptionError, RobustqError
 from . import free, probing, single, surface, sweeps
 from .evidence import Evidence
 from .finding import Finding, skipped
@@ -48,7 +49,8 @@ def run(evidence: Evidence, mode: str = "default") -> list[Finding]:
         raise OptionError(f"checks is {mode!r}.", f"It can be one of: {', '.join(MODES)}.")
     if mode == "none":
         return []
-    return [_one(check, evidence, mode) for check in CHECKS]
+    with rng.seeded(evidence.seed, "checks"):  # of networks that draw noise by themselves
+        return [_one(check, evidence, mode) for check in CHECKS]
 
 
 def _one(check: Check, evidence: Evidence, mode: str) -> Finding:
@@ -58,7 +60,10 @@ def _one(check: Check, evidence: Evidence, mode: str) -> Finding:
         return skipped(check, "there are no images")
     if check.cost == "all" and mode != "all":
         return FREE.get(check.id, _left_out)(check, evidence)
-    return HOW[check.id](check, evidence)
+    try:
+        return HOW[check.id](check, evidence)
+    except RobustqError as error:  # what cannot be checked must not take the benchmark with it
+        return skipped(check, error.problem)
 
 
 def _left_out(check: Check, evidence: Evidence) -> Finding:

@@ -244,8 +244,8 @@ CHECKS: tuple[Check, ...] = (
         warn=None,
         cost="single",
         remedy=(
-            "Put batch norm and dropout into evaluation mode; defences that optimise in the forward pass need "
-            "their own attack."
+            "Put batch norm and dropout into evaluation mode. Dynamic quantization takes its scale from the batch: "
+            "judge it with the batch size of its use (--batch-size). Defences that optimise need their own attack."
         ),
     ),
     Check(

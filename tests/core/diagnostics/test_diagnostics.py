@@ -227,3 +227,11 @@ def test_knowledge_is_no_option() -> None:
     assert informed.knowledge.randomized
     assert not PGD.knowledge.randomized
     assert informed.options() == PGD.options()
+
+
+def test_a_check_that_cannot_be_made_is_skipped() -> None:
+    found = evidence(model())
+    found.model = model(None, lambda logits: logits * float("nan"))
+    findings = {finding.check.id: finding for finding in diagnostics.run(found)}
+    assert findings["RQ005"].status == "skipped"
+    assert "NaN" in findings["RQ005"].text
