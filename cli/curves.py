@@ -14,10 +14,20 @@ def series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]
     return {name: [_value(entry.get(name)) for entry in history] for name in names if name != "epoch"}
 
 
+def accuracies(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The accuracies that some epoch has."""
+    return [name for name in ACCURACIES if any(known(entry.get(name)) for entry in history)]
+
+
+def known(found: Any) -> Mapping[str, Any] | None:
+    """An accuracy that is one: of these a report may hold more than its schema describes."""
+    return found if isinstance(found, Mapping) and {"value", "ci95", "n"} <= found.keys() else None
+
+
 def render(report: Mapping[str, Any]) -> str:
     """One row an epoch; an accuracy takes four columns: the share, both ends of its 95% interval, the images."""
     history: Sequence[Mapping[str, Any]] = report.get("history") or ()
-    present = [name for name in ACCURACIES if any(entry.get(name) for entry in history)]
+    present = accuracies(history)
     numbers = series(history)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -26,7 +36,7 @@ def render(report: Mapping[str, Any]) -> str:
     for place, entry in enumerate(history):
         row = [entry["epoch"], *("" if found[place] is None else found[place] for found in numbers.values())]
         for name in present:
-            found = entry.get(name)
+            found = known(entry.get(name))
             row += [found["value"], *found["ci95"], found["n"]] if found else [""] * 4
         writer.writerow(row)
     return buffer.getvalue()

@@ -19,6 +19,7 @@ from .export import export
 from .inspect import inspect
 from .methods import methods
 from .options import VERBOSE
+from .report import report
 from .run import Run
 from .train import train
 
@@ -42,6 +43,7 @@ for function, example in (
     (benchmark, "robustq bench float.pt small.safetensors --data cifar10 --attack pgd --min-robust-acc 0.4"),
     (export, "robustq export small.safetensors --to onnx -o small.onnx"),
     (inspect, "robustq inspect small.safetensors"),
+    (report, "robustq report bench.json --html bench.html"),
     (methods, "robustq methods attack"),
 ):
     app.command(epilog=f"Example: {example}")(function)

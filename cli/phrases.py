@@ -11,7 +11,8 @@ NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 def setting(content: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     """Which images, what each attacker may do, and the seed."""
-    seed = (recipe.get("run") or {}).get("seed", 0)
+    run = recipe.get("run")
+    seed = run.get("seed", 0) if isinstance(run, Mapping) else 0
     return [images(content["data"]), *(threat(n, t) for n, t in content["threat"].items()), f"seed {seed}"]
 
 
@@ -29,6 +30,12 @@ def threat(label: str, found: Mapping[str, Any]) -> str:
             parts.append(f"{options[name]} {name if options[name] != 1 else name[:-1]}")
     parts += [f"{options['loss']} loss"] if options.get("loss", "ce") != "ce" else []
     return f"{label}: {', '.join(parts + ['targeted'] * bool(options.get('targeted')))}"
+
+
+def chosen(content: Mapping[str, Any]) -> int | None:
+    """The epoch whose weights were kept."""
+    epoch = (content.get("validation") or {}).get("epoch")
+    return epoch if isinstance(epoch, int) else None
 
 
 def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:

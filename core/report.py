@@ -6,7 +6,8 @@ Tables, Markdown and plots are rendered from it; nothing is shown that is not in
 import json
 import math
 import platform
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import Exit, RobustqError
@@ -53,6 +54,13 @@ class Report:
     exit_code: int = Exit.OK
     error: dict[str, str] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Report":
+        """The report of a document that `reading.read` has checked."""
+        given = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+        content = {key: value for key, value in document.items() if key not in given and key != "schema"}
+        return cls(**{**given, "content": content})
 
     def warn(self, text: str) -> None:
         """Add a warning once."""

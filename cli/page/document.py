@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from .. import grids, toml
-from ..phrases import compared, conditions, images, outcome, setting
+from ..phrases import chosen, compared, conditions, images, outcome, setting, threat
 from ..tables import accuracy
 from ..text import visible
 from .cards import cards
@@ -22,8 +22,8 @@ MANY = 40  # rows from which on a table is folded
 
 def render(report: Report) -> str:
     """The document of a report as `Report.to_dict` gives it."""
-    body = _benchmark if report["command"] == "benchmark" else _making
-    sections = [*_failures(report), *body(report), *_warnings(report), _conditions(report)]
+    body = _BODIES.get(report["command"])
+    sections = [*_failures(report), *(body(report) if body else ()), *_warnings(report), _conditions(report)]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -44,18 +44,22 @@ def _title(report: Report) -> str:
     if report["command"] == "benchmark":
         found = [entry for entry in report.get("models") or () if entry["worst_case"]]
         return "How much survives the attack" if found else "Accuracy of the models"
+    if report["command"] not in ("compress", "train"):
+        return f"Report of {report['command']}"
     output = (report.get("output") or {}).get("path")
     return output if output and output != "-" else "Compressed model"
 
 
 def _subtitle(report: Report) -> str:
+    if report["command"] == "attack" and "threat" in report:
+        return f"{images(report['data'])}; {threat(report['threat']['name'].lower(), report['threat'])}"
     if "threat" in report:
         return "; ".join(setting(report, report["recipe"]))
     source, written = report.get("input"), report.get("bytes")
     if source and written:
         ratio = f" ({source['bytes'] / written:.1f} times smaller)" if written < source["bytes"] else ""
         return f"{source['name']}, {source['bytes']:,} bytes, became {written:,} bytes{ratio}"
-    return f"{written:,} bytes" if written else "Nothing was written."
+    return f"{written:,} bytes" if written else ""
 
 
 def _benchmark(report: Report) -> Iterator[Markup]:
@@ -110,13 +114,21 @@ def _making(report: Report) -> Iterator[Markup]:
     if report.get("bytes") is not None:
         yield _section("Size", table(grids.sizes(report), "Bytes, bits and zeros"))
     if history := report.get("history"):
-        chosen = (report.get("validation") or {}).get("epoch")
-        drawn = [_figure(caption, "", chart) for caption, chart in charts(history, chosen)]
-        made = table(grids.epochs(history, chosen), "One row an epoch")
+        kept = chosen(report)
+        drawn = [_figure(caption, "", chart) for caption, chart in charts(history, kept)]
+        made = table(grids.epochs(history, kept), "One row an epoch")
         yield _section("Training", tag("div", *drawn, class_="figures"), _folded("Every epoch", made))
     if layers := report.get("layers"):
         made = table(grids.layers(layers), "Error and storage of each layer")
         yield _section("Layers", _folded(f"All {len(layers)} layers", made) if len(layers) > MANY else made)
+
+
+def _attack(report: Report) -> Iterator[Markup]:
+    if "norms" in report:
+        yield _section("What was fooled", table(grids.attack(report), "Accuracy and norms of one attack"))
+
+
+_BODIES = {"benchmark": _benchmark, "compress": _making, "train": _making, "attack": _attack}
 
 
 def _failures(report: Report) -> Iterator[Markup]:

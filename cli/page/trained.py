@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..curves import ACCURACIES, series
+from ..curves import accuracies, known, series
 from .chart import BOTTOM, LEFT, RIGHT, TOP, Frame, Point, legend
 from .markup import Markup, tag
 from .scale import Scale, linear
@@ -29,19 +29,19 @@ def charts(history: Sequence[Mapping[str, Any]], chosen: int | None) -> list[tup
 
 
 def _accuracies(history: Sequence[Mapping[str, Any]], epochs: Sequence[int], chosen: int | None) -> Markup:
-    present = [name for name in ACCURACIES if any(entry.get(name) for entry in history)]
+    present = accuracies(history)
     frame = Frame(_epochs(epochs), Scale(0.0, 1.0, BOTTOM, TOP + 12, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)))
     frame.axes("epoch", "accuracy", lambda v: f"{v:g}", lambda v: f"{100 * v:.0f}%")
     _rule(frame, chosen)
     for number, name in enumerate(present):
-        found = [(entry["epoch"], entry[name]) for entry in history if entry.get(name)]
-        points = [Point(epoch, value["value"], *value["ci95"]) for epoch, value in found]
+        pairs = [(entry["epoch"], found) for entry in history if (found := known(entry.get(name)))]
+        points = [Point(epoch, value["value"], *value["ci95"]) for epoch, value in pairs]
         frame.band(points, f"s{number}")
         frame.path([(p.x, p.y) for p in points], f"s{number}")
         if len(points) <= 30:
             for p in points:
                 frame.mark(Point(p.x, p.y, p.y, p.y), number, hint=f"epoch {p.x:g}: {100 * p.y:.1f}%")
-    last = ", ".join(f"{NAMES[n]} {100 * history[-1][n]['value']:.1f}%" for n in present if history[-1].get(n))
+    last = ", ".join(f"{NAMES[n]} {100 * history[-1][n]['value']:.1f}%" for n in present if known(history[-1].get(n)))
     svg = frame.svg("Validation accuracy against the epoch", f"last epoch: {last}")
     return tag("div", svg, legend(NAMES[name] for name in present))
 

@@ -10,7 +10,7 @@ import typer
 
 from robustq.cli.main import app
 
-COMMANDS = ("compress", "train", "attack", "benchmark", "bench", "export", "inspect", "methods")
+COMMANDS = ("compress", "train", "attack", "benchmark", "bench", "export", "inspect", "report", "methods")
 HEAVY = ("torch", "numpy", "onnx", "safetensors", "pooch", "importlib.metadata", "rich.table", "rich.progress")
 
 
