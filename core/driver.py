@@ -15,7 +15,6 @@ from .inference import (
     PROBE_IMAGES,
     Net,
     Victim,
-    channels_last,
     check_inputs,
     fitting,
     fitting_batch,
@@ -25,6 +24,7 @@ from .inference import (
 from .rng import seeded
 from .search import MASKED, TOLERANCE, Progress, Search
 from .stepping import craft
+from .streamlining import streamlined
 
 CLOSE = 1e-4  # of the logits: batches of another size change them by less
 __all__ = ["MASKED", "AttackResult", "Progress", "craft", "perturb"]
@@ -123,7 +123,7 @@ def perturb(
         def attempt(batch: int) -> Search:
             victim = Victim(model, batch, DRAWS if random else 1)
             with seeded(seed, "model", int(index[0])) if random and len(x) else nullcontext():
-                with channels_last(model):
+                with streamlined(model):
                     clean = victim.answers(x, y) if predictions is None else predictions
                 run = Search(attack.members, victim, x, y, index, clean, drop, progress)
                 run.whole(seed, attack.straight_through)

@@ -18,10 +18,11 @@ from torch import Tensor
 from . import registry
 from .attacks.attack import Attack, Key, State, begin
 from .attacks.norms import NORMS, is_zero
-from .inference import Net, Victim, channels_last, device_of
+from .inference import Net, Victim, device_of
 from .probabilities import are_probabilities, logarithms
 from .stepping import advance, gradient
 from .straight_through import rounds, straight_through
+from .streamlining import streamlined
 
 Progress = Callable[[int, int], None]  # image steps done, image steps in all
 MASKED = 0.01  # share of attacked images without a gradient from which on something is wrong with the gradient
@@ -147,7 +148,7 @@ class Search:
         before = self.adversarial.clone() if self.seeks_minimum else self.adversarial
         if self.seeks_minimum:
             self.nearest, self.nearest_norm = torch.empty_like(before), self.minimal.clone()
-        with channels_last(self.victim.model):
+        with streamlined(self.victim.model):
             self._search(rows, key)
         if self.seeks_minimum:
             self._judge_nearest(rows, before)
@@ -220,8 +221,9 @@ class Search:
                 self.zeros += int((is_zero(grad) & first).sum())
             stay = self._note_success(state, logits)
             self._tell(int(stay.sum()) + int((self.attack.iterations - state["taken"])[~stay].sum()))
-            self._hand_in(_select(state, ~stay))
-            state, logits, grad, value = _select(state, stay), logits[stay], grad[stay], value[stay]
+            if not stay.all():
+                self._hand_in(_select(state, ~stay))
+                state, logits, grad, value = _select(state, stay), logits[stay], grad[stay], value[stay]
             if len(logits):
                 state = advance(self.attack, state, logits, grad, value, key)
                 state = self._retire(state)
