@@ -84,6 +84,7 @@ class _Run:
         self.parent = start.source if start is not None else None
         self.teacher = preparation.teacher(recipe, start)
         self.objective = preparation.objective(recipe, start)
+        self.objective.check(self.model.net)
         self.attack = preparation.attack(recipe, self.objective)
         self.batches = math.ceil(len(self.train_data) / self.settings.batch_size)
         self.steps_per_epoch = self.batches * self.objective.replays

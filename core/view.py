@@ -103,6 +103,18 @@ class View:
         self._found.append(found)
         return found
 
+    def member(self, place: int) -> "View":
+        """The view of one member of an ensemble (a network with `members`), normalisation included."""
+        prefix, net = f"members.{place}.", self.model.net.get_submodule(f"members.{place}")
+        other = copy.copy(self)
+        other.model = Classifier(net).train(self.model.training)
+        other.model.mean, other.model.std = self.model.mean, self.model.std
+        other.weights = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
+        inner = f"net.{prefix}"
+        own = {f"net.{n.removeprefix(inner)}": b for n, b in self._statistics.items() if n.startswith(inner)}
+        other._statistics = own
+        return other
+
     def heard(self) -> "View":
         """The same view, which collects its `passes` from now on."""
         other = copy.copy(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import registry
 from ..attacks.attack import Attack, Key
@@ -41,6 +41,9 @@ class Awp(Objective):
         """The objective inside."""
         spec = self.wrapped_spec()
         return registry.create(spec.name, spec.options, "objective")
+
+    def check(self, net: nn.Module) -> None:
+        self.wrapped().check(net)
 
     @property
     def replays(self) -> int:

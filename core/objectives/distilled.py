@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attacks.attack import Attack, Key
@@ -29,6 +29,9 @@ class Distilled(Objective):
     @property
     def adversarial(self) -> bool:
         return self.inner.adversarial
+
+    def check(self, net: nn.Module) -> None:
+        self.inner.check(net)
 
     @property
     def replays(self) -> int:

@@ -1,4 +1,4 @@
-"""Smooth adversarial training with a Hessian curriculum: attacks as strong as the loss surface of the weights allows."""
+"""Smooth adversarial training with a Hessian curriculum: attacks as strong as the loss surface allows."""
 
 from dataclasses import dataclass
 

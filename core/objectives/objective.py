@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attacks.attack import Attack, Key
 from ..option import Method
@@ -25,6 +25,9 @@ class Objective(Method):
     def adversarial(self) -> bool:
         """Whether an attack is needed, with these options."""
         return self.ADVERSARIAL
+
+    def check(self, net: nn.Module) -> None:
+        """Raise OptionError where the network is not one that this can train; called before training."""
 
     @property
     def replays(self) -> int:

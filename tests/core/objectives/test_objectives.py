@@ -31,7 +31,7 @@ def loss(model: Classifier, name: str, attack: Pgd | None = ATTACK, **options: f
 
 
 def test_every_objective_is_tested_here() -> None:
-    tested = {"natural", "pgd-at", "trade-off", "trades", "mart", "fast", "free", "mat", "p-sat", "awp"}
+    tested = {"natural", "pgd-at", "trade-off", "trades", "mart", "fast", "free", "mat", "p-sat", "h-sat", "awp"}
     assert set(registry.names("objective")) == tested
 
 
