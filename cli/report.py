@@ -29,4 +29,4 @@ def report(
     if document["status"] not in ("ok", "gate missed"):
         raise OptionError(f"{file}: that run ended with status {document['status']!r}.", "There is nothing to show.")
     job.report = Report.from_dict(document)
-    job.render = render.OF.get(job.report.command)
+    job.render = render.kernels if "kernels" in document else render.OF.get(job.report.command)

@@ -126,6 +126,8 @@ def _check(saved: Saved) -> None:
             f"{saved.path} is the report of `robustq {document['command']}` with status {document['status']!r}.",
             "Compare benchmarks that came to their end.",
         )
+    if "kernels" in document:
+        raise OptionError(f"{saved.path} measures packed layers, no models.", "Compare benchmarks of models.")
     names = [entry["name"] for entry in document["models"]]
     if len(set(names)) < len(names):
         raise OptionError(f"{saved.path} has two models of one name.", "Name the files differently and measure again.")

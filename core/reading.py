@@ -46,6 +46,8 @@ def read(source: str | Path | BinaryIO) -> Saved:
         wrong = schema.violation(found, _schema())
     except RecursionError:
         wrong = "it is nested too deeply"
+    if not wrong and "kernels" in found and (other := {"models", "data", "threat"} & found.keys()):
+        wrong = f"it measures layers, and holds {min(other)!r}"
     if wrong:
         raise InputFileError(f"{path}: a damaged report: {wrong}.", "Write it again, with the robustq that reads it.")
     return Saved(path, hashlib.sha256(data).hexdigest(), found)

@@ -18,6 +18,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 }
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "minimum": ("number", lambda v, bound: v >= bound),
+    "exclusiveMinimum": ("number", lambda v, bound: v > bound),
     "maximum": ("number", lambda v, bound: v <= bound),
     "minItems": ("array", lambda v, bound: len(v) >= bound),
     "maxItems": ("array", lambda v, bound: len(v) <= bound),

@@ -39,6 +39,8 @@ def render(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
+    if "kernels" in report:
+        return "Packed layers on this machine"
     if "comparison" in report:
         return "What changed between two benchmarks"
     if report["command"] == "benchmark":
@@ -64,6 +66,8 @@ def _subtitle(report: Report) -> str:
 
 def _benchmark(report: Report) -> Iterator[Markup]:
     entries: Sequence[Report] = report.get("models") or ()
+    if rows := report.get("kernels"):
+        yield _section("Layers", table(grids.kernels(rows), "Time of each layer, of other libraries as its multiple"))
     if comparison := report.get("comparison"):
         changed = table(grids.comparison(comparison), "What changed from the first benchmark to the second")
         yield _section("What changed", changed, *_notes(compared(comparison)))

@@ -122,6 +122,8 @@ def test_only_finished_benchmarks_are_compared() -> None:
     good = saved(entry("m", 90, 70))
     with pytest.raises(OptionError, match="interrupted"):
         compared(good, saved(entry("m", 90, 70), change=interrupted))
+    with pytest.raises(OptionError, match="packed layers"):
+        compared(good, saved(change=lambda document: document.update(kernels=[])))
     with pytest.raises(OptionError, match="two models of one name"):
         compared(saved(entry("m", 90, 70), entry("m", 90, 70)), good)
 
