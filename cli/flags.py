@@ -47,6 +47,8 @@ def with_training(recipe: Recipe, train: "TrainOptions") -> Recipe:
     if train.epochs is not None:
         at_least("--epochs", train.epochs, 1)
     recipe = recipe.replace("train", epochs=train.epochs, lr=lr).replace("data", augment=train.augment)
+    weight = None if train.distill is None else number(train.distill, "--distill")
+    recipe = recipe.replace("average", kind=train.average).replace("distill", weight=weight)
     if train.objective is None:
         return recipe
     return dataclasses.replace(recipe, objective=known(Spec.parse(train.objective), "objective"))

@@ -131,6 +131,24 @@ class TrainOptions:
             metavar="NAME[:K=V,...]",
         ),
     ] = None
+    average: Annotated[
+        str | None,
+        _option(
+            "--average",
+            help="Export weights averaged over steps: a decaying mean, or the plain one of the last quarter.",
+            panel="Training",
+            metavar="ema|swa",
+        ),
+    ] = None
+    distill: Annotated[
+        str | None,
+        _option(
+            "--distill",
+            help="Share of the loss that is agreement with the model training starts from.",
+            panel="Training",
+            metavar="0..1",
+        ),
+    ] = None
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from torch import nn
 from ..architecture import Classifier
 from ..errors import ArchitectureError, OptionError
 from ..image_shape import image_shape
+from ..noise import noises
 from ..option import option
 from .exporter import Exporter
 from .optional import require
@@ -38,6 +39,7 @@ class Onnx(Exporter):
     )
     input: tuple[int, ...] = option((), "channels, height and width of an image; found by trial where not given")
     tolerance: float = option(1e-5, "largest logit error allowed", unit="of the largest logit", low=0)
+    noise_off: bool = option(False, "export a network that draws noise without it; with it, it is refused")
     verify_file: bool = option(True, "run the file in onnxruntime and compare it with torch before it is written")
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class Onnx(Exporter):
             raise OptionError(f"Onnx: input is {list(self.input)}.", "Write channels,height,width: input=3,32,32.")
 
     def encode(self, checkpoint: "Checkpoint", classifier: nn.Module | None) -> tuple[bytes, dict[str, Any]]:
-        net = _ready(checkpoint, classifier)
+        net = self._ready(checkpoint, classifier)
         require("onnxscript", "ONNX export goes through onnxscript")
         if self.verify_file:
             require("onnxruntime", RUN)  # said before the long work
@@ -68,8 +70,14 @@ class Onnx(Exporter):
         runtime = require("onnxruntime", RUN)
         from .onnx_check import compare
 
-        net = _ready(checkpoint, classifier)
+        net = self._ready(checkpoint, classifier)
         return compare(runtime, data, net, _named(checkpoint, net), self._shape(checkpoint, net), self.tolerance)
+
+    def _ready(self, checkpoint: "Checkpoint", classifier: nn.Module | None) -> nn.Module:
+        net = _ready(checkpoint, classifier)
+        for layer in noises(net) if self.noise_off else ():
+            layer.silent = True
+        return net
 
     def _shape(self, checkpoint: "Checkpoint", net: nn.Module) -> tuple[int, ...]:
         """(c, h, w): the option, else what the file records, else the first usual size that runs."""
@@ -96,7 +104,7 @@ def _require_determinism(net: nn.Module, shape: tuple[int, ...]) -> None:
     if not same:
         raise ArchitectureError(
             "The network draws noise when it predicts: two runs on one image differ, so no file can be verified.",
-            "Switch the noise off (built-in EnResNet: --arch-arg noise=0) to export the network without it.",
+            "Give --option noise_off=true (the exporter's option) to export the network without it.",
         )
 
 

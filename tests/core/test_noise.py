@@ -9,6 +9,7 @@ import torch
 from robustq.core.architecture import build, create
 from robustq.core.checkpoint import Checkpoint, load, save
 from robustq.core.errors import ArchitectureError
+from robustq.core.exporting import export
 from robustq.core.inference import is_randomized
 from robustq.core.noise import noise_off, noises
 from robustq.core.recipe import Recipe
@@ -60,6 +61,18 @@ def test_a_record_that_does_not_fit_the_network_is_named(quadrants: str) -> None
     del checkpoint.meta["inserted"]
     with pytest.raises(ArchitectureError, match=r"weight_noise.strength is not in the class"):
         build(checkpoint)
+
+
+def test_onnx_has_the_network_without_noise_where_that_is_asked_for(quadrants: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    checkpoint = trained(quadrants, name="pni", on="weight,input,activation")
+    model = build(checkpoint)
+    with pytest.raises(ArchitectureError, match="draws noise"):
+        export(checkpoint, ["onnx"], tmp_path / "a.onnx", classifier=model)
+    quiet = {"onnx": {"noise_off": "true"}}
+    (entry,) = export(checkpoint, ["onnx"], tmp_path / "a.onnx", classifier=model, options=quiet)
+    assert entry["verified"]
+    assert is_randomized(model, IMAGES)  # the model itself is left as it was
 
 
 def test_an_enresnet_is_silenced_in_the_same_place() -> None:

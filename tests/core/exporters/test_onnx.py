@@ -170,7 +170,7 @@ def test_a_missing_class_is_refused_with_the_flag_and_what_works() -> None:
 def test_noise_is_refused() -> None:
     args = {"depth": 8, "width": 2, "noise": 0.5}
     checkpoint, classifier = compressed(trained(registry.create("enresnet", args, "model").build()), 2)
-    with pytest.raises(ArchitectureError, match=r"draws noise(.|\n)*--arch-arg noise=0"):
+    with pytest.raises(ArchitectureError, match=r"draws noise(.|\n)*noise_off=true"):
         Onnx(input=(3, 16, 16)).render(checkpoint, classifier)
 
 
