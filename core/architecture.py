@@ -96,7 +96,10 @@ def build(
     spec = resolve(checkpoint, arch, args)
     net = create(spec.name, spec.options)
     if checkpoint.meta.get("shrunk") is not None:
-        narrow(net, {name: tuple(value.shape) for name, value in weights.items()}, checkpoint.meta["shrunk"])
+        try:
+            narrow(net, {name: tuple(value.shape) for name, value in weights.items()}, checkpoint.meta["shrunk"])
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{checkpoint.source.path}: {error.problem}", error.remedy) from None
     restore(net, checkpoint.meta.get("inserted") or (), weights)
     _load(net, weights, f"{checkpoint.source.path}: --arch {spec.name}")
     mean, std = normalization(checkpoint, mean, std)

@@ -59,9 +59,8 @@ class _Cutter:
                 if f"{writer.name}.{part}" in self.weights:
                     self.weights[f"{writer.name}.{part}"] = self.weights[f"{writer.name}.{part}"][rows].clone()
             self._cut_weight(writer.name, rows, writer.makes)
-        pads = {
-            pad.name: [int(self._stays(pad.front).sum()), int(self._stays(pad.back).sum())] for pad in self.flow.pads
-        }
+        sides = {pad.name: [self._stays(pad.front), self._stays(pad.back)] for pad in self.flow.pads}
+        pads = {name: [int(side.sum()) for side in both] for name, both in sides.items() if not torch.cat(both).all()}
         meta = {**self.checkpoint.meta, "shrunk": {"pads": pads}}
         return replace(self.checkpoint, weights=self.weights, packed=self.packed, meta=meta)
 

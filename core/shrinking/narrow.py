@@ -23,8 +23,8 @@ def narrow(net: nn.Module, shapes: Shapes, record: Mapping[str, Any]) -> None:
             _convolution(name, layer, shape, f"{name}.bias" in shapes)
         elif type(layer) is nn.Linear and shape is not None:
             _linear(name, layer, shape, f"{name}.bias" in shapes)
-        elif type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
-            _norm(name, layer, shapes.get(f"{name}.running_mean", ()))
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and f"{name}.running_mean" in shapes:
+            _norm(name, layer, shapes[f"{name}.running_mean"])
     for name, widths in record.get("pads", {}).items():
         _pad(name, net, widths)
     net.shrunk = dict(record)  # type: ignore[assignment]
@@ -58,8 +58,8 @@ def _linear(name: str, layer: nn.Linear, shape: tuple[int, ...], bias: bool) -> 
         layer.bias = nn.Parameter(layer.weight.new_zeros(shape[0]))
 
 
-def _norm(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
-    if not isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) or layer.running_mean is None:
+def _norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: tuple[int, ...]) -> None:
+    if layer.running_mean is None:
         return
     _check(name, tuple(layer.running_mean.shape), shape)
     layer.num_features = shape[0]

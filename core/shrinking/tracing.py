@@ -42,12 +42,13 @@ class _Tracer(fx.Tracer):
         return isinstance(m, Subsample) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begun = len(self.graph.nodes)
+        begun, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             for node in reversed(list(self.graph.nodes)[begun:]):
                 self.graph.erase_node(node)
+            self.module_stack = stack
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 

@@ -48,7 +48,7 @@ def test_layers_take_the_shapes() -> None:
         ("0.weight", (2, 1, 5, 5)),
         ("0.weight", (2, 1)),
         ("1.running_mean", (7,)),
-        ("1.running_mean", ()),
+        ("1.running_mean", (2, 2)),
         ("2.weight", (3, 1, 3, 3)),  # not whole groups
         ("4.weight", (4, 13)),
     ],

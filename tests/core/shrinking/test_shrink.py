@@ -1,5 +1,6 @@
 """The network without its dead channels gives the same logits, and is smaller."""
 
+import contextlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -91,10 +92,11 @@ def check(of: Checkpoint) -> dict[str, Any]:
 )
 def test_the_answers_stay(name: str, pruned: float, seed: int) -> None:
     of = checkpoint(name, pruned, seed, **({"noise": 0.0} if name == "enresnet" and seed % 2 else {}))
-    try:
+    if pruned == 0.5 and name != "Joins":
         check(of)
-    except NothingCompressedError as error:
-        assert "no channel can be removed" in error.problem  # noqa: PT017
+        return
+    with contextlib.suppress(NothingCompressedError):  # none may be dead, all but the last, or not all that is joined
+        check(of)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "half", "quantized"])
@@ -178,8 +180,26 @@ def test_a_residual_stream_is_cut_where_all_that_write_to_it_are_dead() -> None:
     assert shapes["conv1.weight"] == [3, 1, 3, 3]
     assert shapes["layer2.0.conv2.weight"][0] == 6  # channel 0 was padding, and is 4 of the last stage
     assert shapes["linear.weight"] == [10, 14]
-    assert small.meta["shrunk"] == {"pads": {"layer2.0.shortcut": [1, 2], "layer3.0.shortcut": [4, 4]}}
+    assert small.meta["shrunk"] == {"pads": {"layer2.0.shortcut": [1, 2]}}
     check(of)
+
+
+def test_joined_channels_go_together() -> None:
+    of = checkpoint("Joins", 0)
+    for name in ("stem.0", "point"):
+        of.weights[f"{name}.weight"][:2] = 0
+        of.weights[f"{name}.bias"][:2] = -1
+    of.weights["grouped.bias"][:3] = 0
+    after = {layer["name"].removesuffix(".weight"): layer["after"] for layer in check(of)["layers"]}
+    assert after == {
+        "stem.0": [6, 1, 3, 3],
+        "deep.0": [12, 1, 3, 3],  # depthwise: two for each channel
+        "point": [6, 12, 1, 1],
+        "grouped": [9, 2, 3, 3],  # one of four groups
+        "gate.1": [9, 9, 1, 1],
+        "side": [6, 6, 3, 3],
+        "head": [4, 15],
+    }
 
 
 def test_a_layer_keeps_one_channel() -> None:
