@@ -151,7 +151,7 @@ By default all but the most expensive run; `--checks all` runs those too, `--che
 check that fails is a missed gate: exit status 1. In the report they are the `checks` of a model
 ([report.md](report.md)); in Python, `robustq.core.diagnostics.run(Evidence(...))`.
 
-Costs: *free*, read off what the attacks found; *single*, a few passes over at most 256 images; *unbounded*, an attack
+Costs: *free*, read off what the attacks found; *single*, a few passes over at most 128 images; *unbounded*, an attack
 on at most 64 images; *all*, as much as an attack.
 
 | id | name | what is measured | unit | fails above | warns above | cost | what to do |

@@ -15,7 +15,7 @@ from ..datasets.dataset import Dataset
 from ..evaluation import Survey
 from ..inference import Net, Victim, device_of, fitting_batch, frozen
 
-PROBES = 256  # images of the single-pass checks
+PROBES = 128  # images of the single-pass checks
 FEW = 64  # images of the checks that attack
 
 

@@ -16,7 +16,7 @@ from .evidence import FEW, Evidence, white_box
 from .finding import Finding, judged, points, skipped
 from .table import Check
 
-_STEPS = 20  # of each of the two attacks on the parent
+_STEPS = 15  # of each of the two attacks on the parent
 PASSES = 20  # averaged in each step where the model draws noise
 
 
@@ -44,7 +44,7 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
     label, attack = found
     if len(evidence.attacks[label].members) == 1:  # on its own: its result is known for every image
         left = evidence.surveys[label].robust.nonzero()[:, 0]
-        tried, whole = left[:FEW], len(evidence.data)
+        tried, whole = left[: FEW // 2], len(evidence.data)
     else:
         places = evidence.first(FEW)[2]
         tried = left = places[attacked(attack, evidence).robust]

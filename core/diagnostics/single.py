@@ -1,4 +1,4 @@
-"""Checks of a few passes over at most 256 images."""
+"""Checks of a few passes over at most 128 images."""
 
 import torch
 from torch import Tensor

@@ -14,7 +14,7 @@ class Check:
     """One check. `measured` above `fail` fails, above `warn` warns; a higher figure is always the worse one.
 
     unit   of the figure: "share" of images, "points" of accuracy, "count", or "ratio"
-    cost   free: from what the attacks found; single: a few passes over at most 256 images; unbounded: an attack on at
+    cost   free: from what the attacks found; single: a few passes over at most 128 images; unbounded: an attack on at
            most 64 images; all: as much as an attack
     """
 
