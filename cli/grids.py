@@ -11,6 +11,7 @@ from .tables import NONE, accuracy, figure, percent, shape, size
 
 Entry = Mapping[str, Any]
 RESULT, WORDS, VERDICT = "result", "what it says", "judged"  # columns that hold no figures
+SEVERITY = ("fail", "warn", "pass", "skipped")  # results of diagnostics
 
 
 @dataclass
@@ -124,12 +125,12 @@ def costs(entries: Sequence[Entry]) -> Grid:
 
 
 def checks(entry: Entry) -> Grid:
-    """One row a diagnostic of one model."""
+    """One row a diagnostic of one model, what needs attention first."""
     grid = Grid(["check", "", RESULT, "measured", "threshold", WORDS], left=2)
-    for found in entry.get("checks") or ():
+    for found in sorted(entry.get("checks") or (), key=lambda check: SEVERITY.index(check["status"])):
         said = found.get("message") or found.get("reason")
         remedy = found["remedy"] if found["status"] in ("warn", "fail") else None
-        text = " ".join(part for part in (said, remedy) if part)
+        text = ". ".join(part for part in (said, remedy) if part)
         measured, threshold = (_in_units(found[key], found["unit"]) for key in ("measured", "threshold"))
         grid.rows.append([found["id"], found["name"], found["status"], measured, threshold, text])
     return grid
@@ -139,7 +140,7 @@ def _in_units(value: float | None, unit: str) -> str:
     """A figure of a diagnostic: shares in per cent, the others as they are."""
     if value is None:
         return NONE
-    return percent(value) if unit == "share" else f"{value:.4g}"
+    return percent(value) if unit == "share" else f"{value:.4g}{' points' * (unit == 'points')}"
 
 
 def comparison(found: Entry) -> Grid:

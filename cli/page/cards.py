@@ -34,12 +34,21 @@ def _card(number: int, entry: Entry, parent: Entry | None) -> Markup:
         facts.append(f"{parent['bytes'] / entry['bytes']:.1f}x smaller than {parent['name']}")
     facts += [] if entry["complete"] else ["unfinished"]
     name = tag("h3", swatch(number), entry["name"])
-    return tag("article", name, *figures, tag("p", " · ".join(facts), class_="facts"), class_="card")
+    return tag("article", name, *figures, _doubts(entry), tag("p", " · ".join(facts), class_="facts"), class_="card")
 
 
 def _against(entry: Entry) -> str:
     attacks = list(entry["attacks"])
     return f"withstand {attacks[0]}" if len(attacks) == 1 else f"withstand all {len(attacks)} attacks"
+
+
+def _doubts(entry: Entry) -> Markup | None:
+    """Checks that fail stand beside the figure they cast doubt on."""
+    failed = [check["name"] for check in entry.get("checks") or () if check["status"] == "fail"]
+    if not failed:
+        return None
+    count = f"{len(failed)} checks fail" if len(failed) > 1 else "1 check fails"
+    return tag("p", tag("span", count, class_="badge bad"), f" {', '.join(failed)}", class_="facts")
 
 
 def _bar(shown: Entry, clean: Entry | None) -> Markup:

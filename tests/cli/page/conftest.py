@@ -105,8 +105,14 @@ def model(number: int, name: str) -> dict[str, Any]:
         "sha256": str(number) * 64,
         "parent": "0" * 64 if number else None,
         "curve": [{"eps": eps, "accuracy": share(int(900 - 4000 * eps - 20 * number))} for eps in (0.0, 0.1, 0.2)],
+        "checks": [check(1, "pass"), check(2, "skipped"), check(3, "fail" if number == 4 else "warn")],
         "examples": [{**answer, "adversarial": picture(0.3), "perturbation": picture(0.5)} for _ in range(2)],
     }
+
+
+def check(number: int, status: str) -> dict[str, Any]:
+    found = {"id": f"RQ{number:03}", "name": f"check {number}", "status": status, "unit": "share", "threshold": 0.01}
+    return {**found, "measured": 0.5, "message": HOSTILE, "remedy": "do something"}
 
 
 def share(hits: int) -> dict[str, Any]:
