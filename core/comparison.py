@@ -1,5 +1,6 @@
 """Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from .inference import PROBE_IMAGES
 from .latency import median_ms
 from .ledger import Ledger
 from .lineage import Lineage, beside, network, recorded
+from .noise import noises
 from .packed import Quantized
 from .recipe import Recipe
 from .report import Report
@@ -108,9 +110,17 @@ def evaluate(
         if plan and entries[-1]["complete"]:
             entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size)
         if shown and entries[-1]["complete"]:
-            entries[-1]["examples"] = shown.answers(model, seed=run.seed, batch_size=run.batch_size)
+            known = shown.informed(candidate.parent)
+            entries[-1]["examples"] = known.answers(model, seed=run.seed, batch_size=run.batch_size)
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
+        if entries[-1]["complete"] and noises(model):
+            quiet = _quiet(candidate, checkpoint)
+            benchmark(
+                [quiet], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event,
+                entries=entries, checks=scrutiny.checks, work=work,
+            )  # fmt: skip
+            entries[-1] |= {**facts, "packed": _packed(checkpoint, quiet, data)}
     if not models and (story := bundled.story(entries)):
         report.content["story"] = story
     measured = {entry["name"]: entry for entry in entries}
@@ -137,6 +147,15 @@ def _candidate(name: str, checkpoint: Checkpoint, recipe: Recipe, data: Dataset,
         return Candidate(name, Surrogate(model, parent.model), size.measure(checkpoint), parent, None, gradient)
     asked = Opaque(model) if gradient == "none" else model
     return Candidate(name, asked, size.measure(checkpoint), parent, packed, gradient)
+
+
+def _quiet(candidate: Candidate, checkpoint: Checkpoint) -> Candidate:
+    """The same model without its noise, a row of its own: what of the robustness is noise shows beside it."""
+    model = copy.deepcopy(candidate.model)
+    for layer in noises(model):
+        layer.silent = True
+    packed = _packed_model(checkpoint, model) if isinstance(model, architecture.Classifier) else None
+    return replace(candidate, name=f"{candidate.name} (noise off)", model=model, artefact=packed)
 
 
 def named_attacks(recipe: Recipe) -> dict[str, Attack]:
@@ -261,7 +280,8 @@ def normalization(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, list[floa
 def _packed_model(checkpoint: Checkpoint, model: architecture.Classifier) -> architecture.Classifier | None:
     """The model run from its packed ternary weights; None where it has none."""
     ternary = _ternary(checkpoint, model)
-    if not ternary:
+    noisy = any(not layer.silent for layer in noises(model))  # packed layers have no place for noise on their weights
+    if not ternary or noisy:
         return None
     run = architecture.Classifier(pack_model(model.net, ternary), None, None)
     run.mean, run.std = model.mean, model.std

@@ -8,6 +8,7 @@ import torch
 
 from robustq.core.architecture import build, create
 from robustq.core.checkpoint import Checkpoint, load, save
+from robustq.core.comparison import evaluate
 from robustq.core.errors import ArchitectureError
 from robustq.core.exporting import export
 from robustq.core.inference import is_randomized
@@ -83,3 +84,14 @@ def test_an_enresnet_is_silenced_in_the_same_place() -> None:
     assert is_randomized(net, IMAGES)
     with noise_off(lambda x: x):
         pass
+
+
+def test_the_benchmark_has_a_row_with_noise_and_one_without(quadrants: str, tmp_path: Path) -> None:
+    path = tmp_path / "noisy.rq.safetensors"
+    save(trained(quadrants, name="pni", start=1.0), path)
+    recipe = Recipe.from_dict({"data": {"name": quadrants, "limit": 20}, "attack": {"name": "fgsm", "eps": 0.1}})
+    rows = evaluate([path], recipe).content["models"]
+    assert [row["name"] for row in rows] == ["noisy", "noisy (noise off)"]
+    assert [row["randomized"] for row in rows] == [True, False]
+    assert rows[0]["sha256"] == rows[1]["sha256"]
+    assert all(set(row["attacks"]) == {"fgsm"} for row in rows)
