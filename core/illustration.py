@@ -1,7 +1,7 @@
 """A few images, clean and attacked, with what each model says of them: for looking at, not for measuring."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import png
-from .attacks.attack import Attack
+from .attacks.attack import Attack, Knowledge
+from .attacks.replay import Parent
 from .datasets.dataset import Dataset
 from .driver import perturb
 from .evaluation import predictions
@@ -43,6 +44,10 @@ class Illustration:
         names = list(self.data.class_names) or None
         facts = {"attack": self.label, "norm": self.attack.norm, "radius": self.attack.radius}
         return {**facts, "reduced": _factor(x), "class_names": names, "images": images}
+
+    def informed(self, parent: Parent | None) -> "Illustration":
+        """The same, its attack knowing the float parent of the model that it is shown to."""
+        return replace(self, attack=self.attack.informed(Knowledge(parent)))
 
     def answers(self, model: nn.Module, *, seed: int = 0, batch_size: int | None = None) -> list[dict[str, Any]]:
         """What the attack makes of each image on one model, with the draws it has in the whole data set.

@@ -53,6 +53,14 @@ def test_a_parent_that_is_named(lenet: Path, ternary: Path, quadrants: str) -> N
     assert "replay" not in survivors(itself)
 
 
+def test_example_images_know_the_parent_too(lenet: Path, ternary: Path, quadrants: str) -> None:
+    alone = Recipe.from_dict({"data": {"name": quadrants}, "attack": [{"name": "replay", "eps": 0.1, "steps": 3}]})
+    report = evaluate([ternary], alone, scrutiny=Scrutiny(parent=lenet, checks="none"), examples=True)
+    assert len(report.content["models"][0]["examples"]) == 4
+    with pytest.raises(OptionError, match="parent is not known"):
+        evaluate([ternary], alone, scrutiny=Scrutiny(checks="none"))
+
+
 def test_a_bare_parent_of_unknown_class_asks_for_it(lenet: Path, quadrants: str, tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.rand(4, 144)}, tmp_path / "bare.pt")
     with pytest.raises(ArchitectureError, match="--parent-arch"):
