@@ -106,6 +106,8 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.replicas.own(self.model, [p for group in self.optimizer.param_groups for p in group["params"]])
         self.warnings = [*self.train_data.notes, *self.replicas.remarks(self.model)]
+        if torch.device(recipe.run.device).type != "cpu":
+            self.warnings.append(f"trained on the CPU: --device {recipe.run.device} is for attacks and benchmarks.")
         self.sums: dict[str, float] = {}
 
     # ------------------------------------------------------------------ the loop
