@@ -74,7 +74,7 @@ def test_only_the_point_itself_counts_and_passes_are_counted() -> None:
 
     def net(x: Tensor) -> Tensor:  # any deviation from the image is misclassified
         moved = ((x - 0.5).abs().flatten(1).amax(1) > 0).float()
-        return torch.stack([1 - moved, moved], 1)
+        return torch.stack([2 - 4 * moved, 4 * moved], 1)
 
     found = perturb(Spsa(eps=0.0, samples=4, steps=3), net, x, y, randomized=False)
     assert found.robust.all()
