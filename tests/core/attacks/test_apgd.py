@@ -15,8 +15,10 @@ from robustq.core.attacks.apgd import ApgdCe, ApgdDlr, ApgdT, Stepped
 from robustq.core.attacks.attack import begin
 from robustq.core.attacks.dlr import dlr, targeted_dlr
 from robustq.core.attacks.norms import NORMS
+from robustq.core.attacks.pace import Sparse
 from robustq.core.driver import craft, perturb
 from robustq.core.errors import OptionError
+from robustq.core.stepping import advance, gradient
 
 SHAPE = (2, 3, 3)
 KEY = (0, "test", 0)
@@ -191,3 +193,38 @@ def test_with_two_classes_dlr_attacks_climb_the_margin() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], found: str) -> None:
     with pytest.raises(OptionError, match=found):
         registry.create("apgd-t", {"eps": 0.1} | options, "attack")
+
+
+def test_inwards_it_comes_from_larger_balls_and_counts_the_last_one_only() -> None:
+    attack = ApgdCe(eps=0.5, norm="l1", steps=10, inwards=True)
+    assert attack.stages == [(1.5, 3), (1.0, 3), (0.5, 4)]
+    net, x = linear(), images(8, 0.3, 0.7)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    state, sizes, counted = begin(attack, x, y, KEY, torch.arange(8)), [], []
+    for _ in range(10):
+        logits, grad, value = gradient(attack, net, state)
+        sizes.append(float(NORMS["l1"].size(state["x"] - x).max()))
+        counted.append(bool(attack.success(state, -torch.eye(3)[y]).all()))
+        state = advance(attack, state, logits, grad, value, KEY)
+    assert sizes == pytest.approx([1.5] * 3 + [1.0] * 3 + [0.5] * 4, abs=1e-3)
+    assert counted == [False] * 6 + [True] * 4
+    assert NORMS["l1"].size(attack.final(state, True) - x).max() <= 0.5
+
+
+def test_sparsity_follows_the_best_point_by_hand() -> None:
+    clean = torch.full((2, 1, 3, 5), 0.5)
+    best = clean.clone()
+    best[0, 0, 0, 0] = best[1, 0, 0, :3] = 0.6
+    state = {"clean": clean, "best": best, "count": torch.tensor([9, 3]), "share": torch.tensor([0.2, 0.2])}
+    state |= {"length": torch.tensor([0.4, 0.4]), "radius": torch.tensor([1.0, 1.0])}
+    back, changed = Sparse().checked(state, torch.tensor([True, True]))
+    assert back.tolist() == [True, False]  # 1 of 9 entries is left: progress; 3 of 3 is none
+    assert changed["length"].tolist() == pytest.approx([1.0, 0.4 / 1.5])
+    assert changed["share"].tolist() == pytest.approx([1 / 15 / 1.5, 3 / 15 / 1.5])
+    assert changed["count"].tolist() == [1, 3]
+    grad = torch.arange(15.0).view(1, 1, 3, 5).repeat(2, 1, 1, 1)
+    moved = Sparse().moved(state | {"share": torch.tensor([0.21, 0.0])}, clean, grad, "l1") - clean
+    assert torch.allclose(moved[0].flatten()[-4:], torch.full((4,), 0.1), atol=1e-6)
+    assert not moved[0].flatten()[:-4].any()
+    assert moved[1].flatten()[-1].item() == pytest.approx(0.4, abs=1e-6)
