@@ -15,7 +15,7 @@ Net = Callable[[Tensor], Tensor]  # x (n, c, h, w) in [0, 1] -> logits (n, class
 DRAWS = 10  # forward passes whose most frequent answer is that of a randomized model
 PROBE_IMAGES = 16  # images that tell whether a model is randomized
 _PROBES = 5  # forward passes of each of these
-_BATCH = {"cpu": 64, "cuda": 1024}  # the most images at a time; on a CPU larger batches leave the cache
+_BATCH = {"cpu": 128, "cuda": 1024}  # the most images at a time; on a CPU larger batches leave the cache
 _MEMORY = 1 << 30  # bytes that the activations of a batch may take on a CPU
 
 
@@ -149,6 +149,16 @@ class Victim:
                 votes.scatter_add_(1, top, torch.ones_like(top, dtype=votes.dtype))
             found.append(votes.argmax(1).to(y.device))
         return (torch.cat(found) if found else y.clone()), margins
+
+
+    def rightly(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (n, c, h, w), labels (n,) -> (n,) the share of `draws` passes in which the answer is the label."""
+        hits = [torch.zeros(len(y), device=y.device) for _ in range(self.draws)]
+        for hit in hits:
+            for rows in torch.arange(len(y)).split(self.batch):
+                part = x[rows].to(device_of(self.model, x.device))
+                hit[rows] = (self.logits(part).argmax(1).to(y.device) == y[rows]).float()
+        return torch.stack(hits).mean(0)
 
 
 def is_randomized(model: Net, x: Tensor) -> bool:
