@@ -7,7 +7,7 @@ from typing import Any
 
 from . import grids, toml
 from .grids import Grid
-from .phrases import chosen, compared, conditions, headline, images, outcome, setting, threat
+from .phrases import chosen, compared, conditions, distances, headline, images, outcome, setting, threat
 from .tables import accuracy
 from .text import visible
 
@@ -51,7 +51,7 @@ def _benchmark(report: Mapping[str, Any]) -> Iterator[str]:
         yield table(grids.kernels(rows))
     if not models:
         return
-    yield _listed(headline(models))
+    yield _listed([*headline(models), *(line for model in models for line in distances(model))])
     yield escape("; ".join(setting(report, report["recipe"])))
     yield table(grids.models(report))
     for name, baseline in (report.get("baseline") or {}).items():

@@ -51,6 +51,22 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def distances(model: Mapping[str, Any]) -> list[str]:
+    """One line a minimal-norm attack: how far the nearest adversarials that it found are."""
+    lines = []
+    for label, found in (model.get("details") or {}).items():
+        norms = found.get("norms")
+        if not norms:
+            continue
+        values = {"a tenth below": norms["p10"], "median": norms["median"], "a tenth above": norms["p90"]}
+        told = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
+        lines.append(
+            f"{model['name']}, {label}: the smallest {NORMS.get(found['norm'], found['norm'])} perturbations of "
+            f"{norms['found']:,} of {norms['n']:,} images{': ' * bool(told)}{', '.join(told)}"
+        )
+    return lines
+
+
 def outcome(checks: Sequence[Mapping[str, Any]]) -> str:
     """`2 fail, 1 warn, 9 pass`."""
     counts = Counter(found["status"] for found in checks)

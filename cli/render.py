@@ -8,7 +8,7 @@ from rich.console import Console
 from robustq.core.report import Report
 
 from . import checks, grids
-from .phrases import chosen, compared, images, setting, threat
+from .phrases import chosen, compared, distances, images, setting, threat
 from .tables import NONE, accuracy, drawn, figure, percent, size, table
 from .text import visible
 
@@ -52,6 +52,8 @@ def _details(model: Mapping[str, Any], console: Console, verbose: int) -> None:
             f"{visible(model['name'])}: {packed['layers']} layers run from packed weights ({packed['isa']}) in "
             f"{figure(packed['latency_ms'])} ms; largest difference {packed['max_error']:.1g} of the largest logit"
         )
+    for line in distances(model):
+        console.print(visible(line))
     for line in checks.lines(model, verbose):
         console.print(line)
     if not verbose:
