@@ -4,9 +4,10 @@
 
 Seven variants of one adversarially trained network (variants.py). Each is judged by robustq, which is given the variant
 and its float parent and nothing else, and by a reference of its own that is computed here with plain torch: the lowest
-of the float network's adversarials replayed, an ascent along the gradient of the variant's differentiable twin, and for
-noise that ascent along the mean of 20 draws. Exit status 1 where the two differ by more than 2 points, or where the
-check that should fail does not.
+of the float network's adversarials replayed and an ascent along the gradient of the variant's differentiable twin, for
+noise along the mean of 20 draws. Lowest is meant image by image; for noise, where an image has a verdict of its own in
+every attack and the lowest of several would be a matter of luck, it is the lowest accuracy of one attack. Exit status 1
+where the two differ by more than 2 points, or where the check that should fail does not.
 """
 
 import argparse
@@ -74,11 +75,11 @@ def row(name: str, given: argparse.Namespace, x: Tensor, y: Tensor, replayed: li
     entry = judged(name, given)
     found = entry["worst_case"]
     checks = {check["id"]: check["status"] for check in entry["checks"]}
-    lowest = min(own.values())
+    lowest = own["lowest"]
     return {
         "clean": entry["clean"],
         "robust": found,
-        "reference": {"lowest": lowest, **own},
+        "reference": own,
         "difference_points": round(100 * (found["value"] - lowest), 2),
         "agrees": abs(100 * (found["value"] - lowest)) <= POINTS + 1e-9,
         "expected_check": FAILS[name],
@@ -110,11 +111,13 @@ def reference(name: str, given: argparse.Namespace, x: Tensor, y: Tensor, replay
     draws = DRAWS if name == "noisy" else 1
     passes = PASSES if name == "noisy" else 1
     right = answers(model, x, passes) == y
-    found = {f"replay-{i + 1}": accuracy(model, points, y, right, passes) for i, points in enumerate(replayed)}
+    points = {f"replay-{i + 1}": found for i, found in enumerate(replayed)}
     for loss in (entropy, margin):
-        points = ascend(twin, x, y, loss, given.eps, given.steps, draws)
-        found[f"ascent-{loss.__name__}"] = accuracy(model, points, y, right, passes)
-    return found
+        points[f"ascent-{loss.__name__}"] = ascend(twin, x, y, loss, given.eps, given.steps, draws)
+    robust = {attack: right & (answers(model, found, passes) == y) for attack, found in points.items()}
+    single = {attack: share(stands) for attack, stands in robust.items()}
+    lowest = min(single.values()) if passes > 1 else share(torch.stack(list(robust.values())).all(0))
+    return {"lowest": lowest, **single}
 
 
 def ascend(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, eps: float, steps: int, draws: int = 1) -> Tensor:
@@ -149,9 +152,9 @@ def answers(model: nn.Module, x: Tensor, passes: int) -> Tensor:
     return F.one_hot(votes, 10).sum(0).argmax(1)
 
 
-def accuracy(model: nn.Module, points: Tensor, y: Tensor, right: Tensor, passes: int) -> float:
-    """Share of images that are answered rightly as they are and at their points."""
-    return float((right & (answers(model, points, passes) == y)).float().mean())
+def share(stands: Tensor) -> float:
+    """Of images that are answered rightly as they are and under attack."""
+    return round(float(stands.double().mean()), 6)
 
 
 def weighted(net: nn.Module, checkpoint: Path) -> nn.Module:

@@ -61,6 +61,9 @@ class Search:
         self.clean_logits: Tensor | None = None
         self.members = [self._fitted(member) for member in members]
         self.seeks_minimum = len(members) == 1 and members[0].minimal
+        # Several starts on a model that draws noise: the point kept of an image, and how often it is answered rightly.
+        self.several = victim.draws > 1 and sum(m.repeats for m in self.members) > 1 and not self.seeks_minimum
+        self.likeliest, self.least = (x.clone() if self.several else x), x.new_full((len(x),), torch.inf)
         self.total = sum(member.iterations * member.repeats for member in self.members)  # steps of one image
         self.steps = self.past = self.told = 0  # image steps so far; steps of one image in starts that are over
 
@@ -70,8 +73,8 @@ class Search:
             self.pass_rounding()
         for place in range(len(self.members)):
             self.follow(place, seed)
-        if self.victim.draws > 1 and sum(member.repeats for member in self.members) > 1 and not self.seeks_minimum:
-            self._judge_again()
+        if self.several and self.correct.any():
+            self._judge_likeliest()
 
     def follow(self, place: int, seed: int) -> None:
         """All starts of one member, by its place."""
@@ -87,7 +90,8 @@ class Search:
             while self._is_remedied():
                 self.one_start(key, robust)
             self.past += self.attack.iterations
-        self.survivors[label] = int((self.correct & ~self.fooled).sum())
+        standing = self.least >= 0.5 if self.several else ~self.fooled
+        self.survivors[label] = int((self.correct & standing).sum())
 
     def pass_rounding(self) -> None:
         """Straight-through gradients from the first step on, where the model rounds."""
@@ -152,6 +156,8 @@ class Search:
             self._search(rows, key)
         if self.seeks_minimum:
             self._judge_nearest(rows, before)
+        elif self.several:
+            self._keep_likeliest(rows)
         else:
             self._judge(rows)
 
@@ -164,16 +170,29 @@ class Search:
         self.first[rows] = torch.where(wrong, first, -1)
         self.fooled[rows], self.answers[rows] = wrong, answers
 
-    def _judge_again(self) -> None:
-        """One more verdict, by fresh draws, on what fooled a randomized model in one of several starts.
+    def _keep_likeliest(self, rows: Tensor) -> None:
+        """Of several starts on a randomized model, keep the point of each image that is answered rightly least often.
 
-        An attack must not pick the luckiest of its verdicts: each start had one, and a borderline image many chances.
+        A verdict of ten passes is itself a draw: an attack must not pick its luckiest one, nor leave an image for a
+        lucky one. So only images that are never answered rightly leave, and the last verdict is of fresh draws.
         """
-        rows = (self.correct & self.fooled).nonzero()[:, 0]
+        share = self.victim.rightly(self.adversarial[rows], self.y[rows])
+        lower = rows[share < self.least[rows]]
+        self.likeliest[lower] = self.adversarial[lower]
+        self.least[rows] = torch.minimum(self.least[rows], share)
+        self.fooled[rows] = self.least[rows] == 0
+        first = torch.where(self.first[rows] < 0, self.attack.iterations, self.first[rows])
+        self.first[rows] = torch.where(self.fooled[rows], first, -1)
+
+    def _judge_likeliest(self) -> None:
+        """The verdict on the point that was kept of each image."""
+        rows, certain = self.correct.nonzero()[:, 0], self.fooled.clone()
+        self.adversarial[rows] = self.likeliest[rows]
         answers, self.margins[rows] = self.victim.judged(self.adversarial[rows], self.y[rows])
-        wrong = answers != self.y[rows]
-        self.unconfirmed += int((~wrong).sum())
-        self.fooled[rows], self.answers[rows], self.first[rows[~wrong]] = wrong, answers, -1
+        self.fooled[rows], self.answers[rows] = answers != self.y[rows], answers
+        self.unconfirmed += int((certain & ~self.fooled).sum())
+        self.first = torch.where(self.fooled & (self.first < 0), self.attack.iterations, self.first)
+        self.first[~self.fooled] = -1
         self.survivors[list(self.survivors)[-1]] = int((self.correct & ~self.fooled).sum())
 
     def _judge_nearest(self, rows: Tensor, before: Tensor) -> None:
