@@ -127,7 +127,7 @@ def _measure(
     for label, attack in informed.items():
         surveys[label] = found = survey(
             attack, model, data, seed=seed, batch_size=batch_size, drop=drop, answers=answers, randomized=randomized,
-            progress=_reporter(on_event, f"{candidate.name}: {label}"), work=work, job=f"{candidate.name} {label}",
+            progress=reporter(on_event, f"{candidate.name}: {label}"), work=work, job=f"{candidate.name} {label}",
         )  # fmt: skip
         if not found.done.all():
             _leave_out(entry, label, found)
@@ -205,5 +205,5 @@ def _accuracy(hits: Tensor) -> dict[str, Any]:
     return Proportion(int(hits.sum()), len(hits)).to_dict()
 
 
-def _reporter(on_event: Listener | None, task: str) -> Callable[[int, int], None] | None:
+def reporter(on_event: Listener | None, task: str) -> Callable[[int, int], None] | None:
     return on_event and (lambda done, total: on_event({"kind": "step", "task": task, "step": done, "total": total}))

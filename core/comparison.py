@@ -12,7 +12,7 @@ from robustq.kernels import pack_model, status
 
 from . import architecture, bundled, datasets, size
 from .attacks.attack import Attack
-from .benchmark import Candidate, Listener, benchmark
+from .benchmark import Candidate, Listener, benchmark, reporter
 from .checkpoint import Checkpoint, load
 from .crew import Crew
 from .datasets.dataset import Dataset
@@ -107,8 +107,11 @@ def evaluate(
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
         facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, candidate, data)}
         entries[-1] |= facts
-        if plan and entries[-1]["complete"]:
-            entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size)
+        if plan and candidate.gradient == "none":
+            report.warn(f"{name}: no curve over radii: {plan.label} needs a gradient, and there is none.")
+        elif plan and entries[-1]["complete"]:
+            told = reporter(on_event, f"{name}: several radii")
+            entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size, progress=told)
         if shown and entries[-1]["complete"]:
             known = shown.informed(candidate.parent)
             entries[-1]["examples"] = known.answers(model, seed=run.seed, batch_size=run.batch_size)

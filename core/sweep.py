@@ -11,6 +11,7 @@ from . import registry
 from .attacks.attack import Attack
 from .attacks.pgd import Pgd
 from .datasets.dataset import Dataset
+from .driver import Progress
 from .errors import OptionError
 from .evaluation import predictions, survey
 from .option import number
@@ -84,13 +85,24 @@ class Plan:
 
 
 def curve(
-    plan: Plan, model: nn.Module, data: Dataset, *, seed: int = 0, batch_size: int | None = None
+    plan: Plan,
+    model: nn.Module,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """[{"eps", "accuracy"}] as measured, one entry a radius; nothing is smoothed, and no radius learns of another."""
+    """[{"eps", "accuracy"}] as measured, one entry a radius; nothing is smoothed, and no radius learns of another.
+
+    Progress counts radii.
+    """
     part = data.first(plan.limit)
     answers = predictions(model, part, batch_size=batch_size)
     found = []
-    for radius in plan.radii:
+    for done, radius in enumerate(plan.radii):
+        if progress:
+            progress(done, len(plan.radii))
         robust = answers == part.labels
         if radius > 0 and bool(robust.any()):
             robust = survey(plan.at(radius), model, part, seed=seed, batch_size=batch_size, answers=answers).robust

@@ -36,7 +36,9 @@ def test_each_image_falls_at_its_distance(shades: Dataset) -> None:
     sweep = Sweep(radii=(0.0, 0.04, 0.1, 0.2, 0.3, 0.4))
     plan = sweep.planned({"pgd": Pgd(eps=0.1)})
     assert plan is not None
-    found = curve(plan, Brightness(), shades)
+    told: list[tuple[int, int]] = []
+    found = curve(plan, Brightness(), shades, progress=lambda *done: told.append(done))
+    assert told == [(i, 6) for i in range(6)]
     assert [point["eps"] for point in found] == list(sweep.radii)
     assert [round(5 * point["accuracy"]["value"]) for point in found] == [4, 4, 3, 2, 1, 0]
     assert all(point["accuracy"]["n"] == 5 for point in found)
