@@ -16,6 +16,7 @@ import importlib.util
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -89,6 +90,7 @@ def measure(steps: Mapping[str, Step], batches: int, batch: int, images: int) ->
             steps[name](index)
             if i >= 2:
                 taken[name].append(time.process_time() - begun)
+        print(f"\rbatch {i + 1} of {batches + 2}", end="", file=sys.stderr)
     return taken
 
 
@@ -106,11 +108,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--limit", type=int, default=5000, help="images to draw batches from")
+    parser.add_argument("--runs", default="plain,binary-relax,dnr,straightforward", help="which, plain among them")
     parser.add_argument("--out", help="also write the document here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps = {name: ours(args, compress) for name, compress in COMPRESSORS.items()}
-    if importlib.util.find_spec("torchattacks"):
+    names = args.runs.split(",")
+    steps = {name: ours(args, compress) for name, compress in COMPRESSORS.items() if name in names}
+    if "straightforward" in names and importlib.util.find_spec("torchattacks"):
         steps["straightforward"] = straightforward(args)
     taken = measure(steps, args.batches, args.batch, int(0.8 * args.limit))
     document = {
