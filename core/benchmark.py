@@ -154,7 +154,9 @@ def _leave_out(entry: dict[str, Any], label: str, found: Survey) -> None:
             "case of the images that all attacks finished."
         )
     else:
-        entry["warnings"].append(f"{label}: the time limit left no time for it. The worst case is without it.")
+        entry["warnings"].append(
+            f"{label}: the time limit was reached before a part of it was finished. The worst case is without it."
+        )
 
 
 def _details(attack: Attack, found: Survey, right: Tensor) -> dict[str, Any]:

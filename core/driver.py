@@ -10,6 +10,7 @@ from torch import Tensor
 from .attacks.attack import Attack
 from .attacks.norms import NORMS
 from .errors import VerificationError
+from .findings import TOLERANCE
 from .inference import (
     DRAWS,
     PROBE_IMAGES,
@@ -22,7 +23,7 @@ from .inference import (
     is_randomized,
 )
 from .rng import seeded
-from .search import MASKED, TOLERANCE, Progress, Search
+from .search import MASKED, Progress, Search
 from .stepping import craft
 from .streamlining import streamlined
 

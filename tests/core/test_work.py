@@ -218,7 +218,7 @@ def test_the_report_says_what_a_deadline_left_out(data: Dataset) -> None:
     assert entry["attacks"]["second"]["n"] == entry["worst_case"]["n"] == done
     assert "third" not in entry["attacks"]
     assert any(f"after {done} of 10 images" in w for w in entry["warnings"])
-    assert any(w.startswith("third: the time limit left no time") for w in entry["warnings"])
+    assert any(w.startswith("third: the time limit was reached before") for w in entry["warnings"])
 
 
 @pytest.mark.parametrize(
