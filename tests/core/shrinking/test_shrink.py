@@ -84,7 +84,7 @@ def check(of: Checkpoint) -> dict[str, Any]:
     return found.facts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["Plain", "Joins", "Strange", "resnet", "enresnet", "vgg", "lenet"]),
     st.sampled_from([0.2, 0.5, 0.9]),
