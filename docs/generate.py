@@ -1,4 +1,4 @@
-"""Write commands.md, methods.md, checks.md and cuda.md from the code; with --check, exit with 1 where they are stale."""
+"""Write commands.md, methods.md, checks.md and cuda.md from the code; with --check, exit with 1 where one is stale."""
 
 import json
 import sys
@@ -145,7 +145,8 @@ CHECKS_PAGE = """# Checks
 
 `robustq benchmark` asks of every model, and of the attacks it stood, what a reviewer would ask. A check passes, warns,
 fails, or is skipped with the reason; above one threshold its figure fails, above another it warns, and a higher figure
-is always the worse one. Where the literature gives two thresholds the lower one holds.
+is always the worse one. Where the literature gives two thresholds the lower one holds. One image of a sample alone
+warns at most (RQ006, RQ011).
 
 By default all but the most expensive run; `--checks all` runs those too, `--checks none` runs none. With `--strict` a
 check that fails is a missed gate: exit status 1. In the report they are the `checks` of a model

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .. import rng
+from .. import registry, rng
 from ..attacks.attack import Attack, Knowledge
 from ..attacks.pgd import Pgd
 from ..attacks.replay import Replay
@@ -46,7 +46,7 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
         left = evidence.surveys[label].robust.nonzero()[:, 0]
         tried, whole = left[: FEW // 2], len(evidence.data)
     else:
-        places = evidence.first(FEW)[2]
+        places, label = evidence.first(FEW)[2], f"{registry.name_of(attack)} of {label}"
         tried = left = places[attacked(attack, evidence).robust]
         whole = len(places)
     if not len(tried):
@@ -58,9 +58,8 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
         randomized=evidence.randomized,
     ).fooled.sum()  # fmt: skip
     measured = points(int(taken), len(tried)) * len(left) / max(1, whole)
-    return judged(
-        check, measured, f"the parent's adversarials fooled {int(taken)} of {len(tried)} images left by {label}"
-    )
+    text = f"the parent's adversarials fooled {int(taken)} of {len(tried)} images that {label} had left"
+    return judged(check, measured, text, lone=int(taken) == 1)
 
 
 def noise_off(check: Check, evidence: Evidence) -> Finding:

@@ -87,7 +87,8 @@ def one_step(check: Check, evidence: Evidence) -> Finding:
     ).fooled.sum()  # fmt: skip
     # Of the robust images at most PROBES are tried; the share they stand for is that of all robust images.
     measured = points(int(taken), len(tried)) * len(places) / max(1, len(evidence.data))
-    return judged(check, measured, f"one step fooled {int(taken)} of {len(tried)} images that {label} left robust")
+    text = f"one step fooled {int(taken)} of {len(tried)} images that {label} left robust"
+    return judged(check, measured, text, lone=int(taken) == 1)
 
 
 def preflight(check: Check, evidence: Evidence) -> Finding:

@@ -15,6 +15,7 @@ from robustq.core.attacks.pgd import Pgd
 from robustq.core.attacks.replay import Parent
 from robustq.core.benchmark import Candidate, benchmark
 from robustq.core.datasets.dataset import Dataset
+from robustq.core.diagnostics.finding import judged
 from robustq.core.diagnostics.running import HOW
 from robustq.core.diagnostics.table import BY_ID
 from robustq.core.errors import OptionError
@@ -215,6 +216,11 @@ def test_entries_of_the_report() -> None:
     assert silent["checks"] == []
     (clean,) = benchmark([Candidate("m", model())], images(), {}, latency=False)
     assert {found["status"] for found in clean["checks"]} == {"skipped"}
+
+
+def test_one_image_of_a_sample_is_too_little_to_fail_on() -> None:
+    check = BY_ID["RQ011"]
+    assert [judged(check, 1.0, "", lone=lone).status for lone in (True, False)] == ["warn", "fail"]
 
 
 def test_an_unknown_mode_is_refused() -> None:
