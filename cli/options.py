@@ -206,6 +206,10 @@ class ScrutinyOptions:
         str,
         _option("--checks", help="Diagnostics (docs/checks.md).", panel="Attack", metavar="default|all|none"),
     ] = "default"
+    mode: Annotated[
+        str | None,
+        _option("--mode", help="How packed layers run and are verified.", panel="Run", metavar="exact|accurate|int8"),
+    ] = None
     strict: Annotated[
         bool, _option("--strict", help="A check that fails is a missed gate.", panel="Gates: exit status 1 when missed")
     ] = False

@@ -48,10 +48,13 @@ def kernels(report: Report, console: Console, verbose: int = 0) -> None:
 def _details(model: Mapping[str, Any], console: Console, verbose: int) -> None:
     """How a model runs from packed weights; with -v also what each attack cost."""
     if packed := model.get("packed"):
-        console.print(
-            f"{visible(model['name'])}: {packed['layers']} layers run from packed weights ({packed['isa']}) in "
-            f"{figure(packed['latency_ms'])} ms; largest difference {packed['max_error']:.1g} of the largest logit"
-        )
+        parts = [f"{packed['layers']} layers packed ({packed['isa']}), {packed['mode']}"]
+        parts.append(f"error {packed['max_error']:.1g} of the largest logit")
+        parts += [f"clean {accuracy(packed['clean'])}"] if "clean" in packed else []
+        for n, how in packed.get("fastest", {}).items():
+            times = ", ".join(f"{name} {figure(ms[n])} ms" for name, ms in packed["latency"].items())
+            parts.append(f"batch {n} fastest {how} ({times})")
+        console.print(f"{visible(model['name'])}: {'; '.join(parts)}")
     for line in distances(model):
         console.print(visible(line))
     for line in checks.lines(model, verbose):

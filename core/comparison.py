@@ -8,8 +8,6 @@ from typing import Any, BinaryIO
 
 import torch
 
-from robustq.kernels import pack_model, status
-
 from . import architecture, bundled, datasets, size
 from .attacks.attack import Attack
 from .benchmark import Candidate, Listener, benchmark, reporter
@@ -23,11 +21,9 @@ from .gates import Gates
 from .identity import of_run
 from .illustration import Illustration
 from .inference import PROBE_IMAGES
-from .latency import median_ms
 from .ledger import Ledger
 from .lineage import Lineage, beside, network, recorded
 from .noise import noises
-from .packed import Quantized
 from .recipe import Recipe
 from .report import Report
 from .runnable import Runnable, load_any
@@ -35,6 +31,7 @@ from .scrutiny import Scrutiny
 from .surrogate import Opaque, Surrogate, has_gradient
 from .sweep import Sweep, curve
 from .threat import resolve_attack
+from .twin import Twin, facts, twin
 from .work import Work
 
 Model = str | Path | BinaryIO | Checkpoint
@@ -98,15 +95,17 @@ def evaluate(
     identity = of_run(checkpoints, lineage, recipe, data, attacks) if state is not None else {}
     work = Work(Ledger(state, identity) if state is not None else None, deadline, crew)
     for name, checkpoint in checkpoints.items():
-        candidate = _candidate(name, checkpoint, recipe, data, lineage)
+        candidate, packed = _candidate(name, checkpoint, recipe, data, lineage, scrutiny.mode)
         model, run = candidate.model, recipe.run
         benchmark(
             [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries,
             checks=scrutiny.checks, work=work,
         )  # fmt: skip
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
-        facts = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": _packed(checkpoint, candidate, data)}
-        entries[-1] |= facts
+        origin = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": None}
+        entries[-1] |= origin
+        if packed and len(data) and entries[-1]["complete"]:
+            entries[-1]["packed"] = facts(checkpoint, model, packed, data, alone=scrutiny.mode is not None)
         if plan and candidate.gradient == "none":
             report.warn(f"{name}: no curve over radii: {plan.label} needs a gradient, and there is none.")
         elif plan and entries[-1]["complete"]:
@@ -118,12 +117,14 @@ def evaluate(
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
         if entries[-1]["complete"] and noises(model):
-            quiet = _quiet(candidate, checkpoint)
+            quiet, packed = _quiet(candidate, checkpoint, data, scrutiny.mode)
             benchmark(
                 [quiet], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event,
                 entries=entries, checks=scrutiny.checks, work=work,
             )  # fmt: skip
-            entries[-1] |= {**facts, "packed": _packed(checkpoint, quiet, data)}
+            entries[-1] |= origin
+            if packed and entries[-1]["complete"]:
+                entries[-1]["packed"] = facts(checkpoint, quiet.model, packed, data, alone=scrutiny.mode is not None)
     if not models and (story := bundled.story(entries)):
         report.content["story"] = story
     measured = {entry["name"]: entry for entry in entries}
@@ -139,26 +140,33 @@ def evaluate(
     return report
 
 
-def _candidate(name: str, checkpoint: Checkpoint, recipe: Recipe, data: Dataset, lineage: Lineage) -> Candidate:
-    """The model with what is known of it; where it has no gradient, with that of its parent."""
+def _candidate(
+    name: str, checkpoint: Checkpoint, recipe: Recipe, data: Dataset, lineage: Lineage, mode: str | None
+) -> tuple[Candidate, Twin | None]:
+    """The model with what is known of it, and packed; where it has no gradient, with that of its parent."""
     model = build(checkpoint, recipe)
     check_shape(model, data, name)
-    parent, packed = lineage.of(name), _packed_model(checkpoint, model)
     probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
+    parent, packed = lineage.of(name), twin(checkpoint, model, probe, mode)
     gradient = "autograd" if not len(data) or has_gradient(model, probe) else "surrogate" if parent else "none"
     if gradient == "surrogate" and parent and isinstance(parent.model, torch.nn.Module):
-        return Candidate(name, Surrogate(model, parent.model), size.measure(checkpoint), parent, None, gradient)
+        return Candidate(name, Surrogate(model, parent.model), size.measure(checkpoint), parent, None, gradient), None
     asked = Opaque(model) if gradient == "none" else model
-    return Candidate(name, asked, size.measure(checkpoint), parent, packed, gradient)
+    artefact = packed.model if packed else None
+    return Candidate(name, asked, size.measure(checkpoint), parent, artefact, gradient), packed
 
 
-def _quiet(candidate: Candidate, checkpoint: Checkpoint) -> Candidate:
+def _quiet(
+    candidate: Candidate, checkpoint: Checkpoint, data: Dataset, mode: str | None
+) -> tuple[Candidate, Twin | None]:
     """The same model without its noise, a row of its own: what of the robustness is noise shows beside it."""
     model = copy.deepcopy(candidate.model)
     for layer in noises(model):
         layer.silent = True
-    packed = _packed_model(checkpoint, model) if isinstance(model, architecture.Classifier) else None
-    return replace(candidate, name=f"{candidate.name} (noise off)", model=model, artefact=packed)
+    probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
+    packed = twin(checkpoint, model, probe, mode) if isinstance(model, architecture.Classifier) else None
+    artefact = packed.model if packed else None
+    return replace(candidate, name=f"{candidate.name} (noise off)", model=model, artefact=artefact), packed
 
 
 def named_attacks(recipe: Recipe) -> dict[str, Attack]:
@@ -278,51 +286,3 @@ def normalization(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, list[floa
     """{"mean", "std"} that the recipe and the file give together."""
     mean, std = architecture.normalization(checkpoint, recipe.model.mean, recipe.model.std)
     return architecture.Classifier(torch.nn.Identity(), mean, std).normalization
-
-
-def _packed_model(checkpoint: Checkpoint, model: architecture.Classifier) -> architecture.Classifier | None:
-    """The model run from its packed ternary weights; None where it has none."""
-    ternary = _ternary(checkpoint, model)
-    noisy = any(not layer.silent for layer in noises(model))  # packed layers have no place for noise on their weights
-    if not ternary or noisy:
-        return None
-    run = architecture.Classifier(pack_model(model.net, ternary), None, None)
-    run.mean, run.std = model.mean, model.std
-    return run
-
-
-def _ternary(checkpoint: Checkpoint, model: architecture.Classifier) -> dict[str, Quantized]:
-    return {
-        name: tensor
-        for name, tensor in checkpoint.packed.items()
-        if isinstance(tensor, Quantized) and tensor.levels == 1 and isinstance(_owner(model.net, name), _LAYERS)
-    }
-
-
-def _packed(checkpoint: Checkpoint, candidate: Candidate, data: Dataset) -> dict[str, Any] | None:
-    """How the model runs from its packed ternary weights; None where it has none."""
-    model, run = candidate.model, candidate.artefact
-    if run is None or not isinstance(model, architecture.Classifier) or not len(data):
-        return None
-    x, _ = data.batch(torch.arange(min(64, len(data))))
-    with torch.no_grad():
-        expected, found = model(x.to(model.mean.device)), run(x.to(model.mean.device))
-    error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
-    facts = status()
-    return {
-        "layers": len(_ternary(checkpoint, model)),
-        "mode": "exact",
-        "native": facts["native"],
-        "isa": facts["isa"],
-        "max_error": error,
-        "latency_ms": round(median_ms(run, x[:1]), 4),
-    }
-
-
-_LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
-
-
-def _owner(net: torch.nn.Module, name: str) -> torch.nn.Module | None:
-    """The module whose `weight` a name is."""
-    path, _, leaf = name.rpartition(".")
-    return net.get_submodule(path) if leaf == "weight" else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import twin
 from .checkpoint import Checkpoint
 from .datasets.dataset import Dataset
 from .diagnostics import MODES
@@ -20,6 +21,8 @@ class Scrutiny:
     parent         file of the float model that the models were made from; else it is found by what they record
     parent_arch    its class, where it is another than the models'
     trust_program  run TorchScript programs, the code in them included
+    mode           how packed layers run, "exact", "accurate" or "int8": accuracy and what fools the model are asked of
+                   them in that mode too; None is the first that the codes have
     """
 
     checks: str = "default"
@@ -27,10 +30,13 @@ class Scrutiny:
     parent: str | Path | None = None
     parent_arch: str | None = None
     trust_program: bool = False
+    mode: str | None = None
 
     def __post_init__(self) -> None:
         if self.checks not in MODES:
             raise OptionError(f"--checks is {self.checks!r}.", f"It can be one of: {', '.join(MODES)}.")
+        if self.mode is not None and self.mode not in twin.MODES:
+            raise OptionError(f"--mode is {self.mode!r}.", f"It can be one of: {', '.join(twin.MODES)}.")
         if self.strict and self.checks == "none":
             raise OptionError("--strict has nothing to judge: --checks none makes no checks.", "Leave one of them out.")
         if self.parent_arch is not None and self.parent is None:
