@@ -86,6 +86,7 @@ def row(name: str, given: argparse.Namespace, x: Tensor, y: Tensor, replayed: li
         "check_failed": checks[FAILS[name]] == "fail",
         "failed": [check for check, status in checks.items() if status == "fail"],
         "gradient": entry["gradient"],
+        "steps": given.steps,
         "survivors": entry["details"]["compressed"]["survivors"],
         "cpu_seconds": {"reference": round(between - begun, 1), "robustq": round(time.process_time() - between, 1)},
     }
