@@ -106,10 +106,10 @@ def train(row: Row, seed: int, start: Path | None, given: argparse.Namespace) ->
     options += [word for entry in row.get("set", []) for word in ("--set", entry)]
     options += ["--init", str(start)] if start else []
     words = ["train", *options, *_place(given), "-o", str(out), "--force"]
-    done, command = _once(_kept(row, seed, "train", given), key, words, out)
+    done = _once(_kept(row, seed, "train", given), key, words, out, given)
     report = done["report"]
     return {
-        "command": command,
+        "command": done["command"],
         "recipe_sha256": key["recipe_sha256"],
         "model_sha256": sha256(out),
         "bytes": report["bytes"],
@@ -132,10 +132,10 @@ def measure(row: Row, seed: int, model: Path, given: argparse.Namespace) -> dict
         options += [*view["arch"], *row.get("normalization", [])]
         key = {"model_sha256": sha256(model), "options": options}
         kept = _kept(row, seed, "-".join(["bench", *view["label"].split()]), given)
-        done, command = _once(kept, key, ["bench", str(model), *options, *_place(given)], model)
+        done = _once(kept, key, ["bench", str(model), *options, *_place(given)], model, given)
         report = done["report"]
         facts = {k: report[k] for k in ("data", "threat", "models", "environment", "warnings")}
-        found[view["label"] or "default"] = {"command": command, "seconds": done["seconds"], **facts}
+        found[view["label"] or "default"] = {"command": done["command"], "seconds": done["seconds"], **facts}
     return found
 
 
@@ -148,9 +148,7 @@ def record(row: Row, runs: list[dict[str, Any]], given: argparse.Namespace) -> N
     """Write docs/results/ROW.json, without the folders of this machine."""
     content = {"schema": "robustq.results/1", "name": row["name"], "hardware": hardware(), "runs": runs}
     RECORDS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1) + "\n"
-    for folder, name in ((given.out, "runs"), (given.models, "MODELS"), (given.data_dir, "DATA")):
-        text = text.replace(str(folder), name)
+    text = _without_folders(json.dumps(content, indent=1) + "\n", given)
     (RECORDS / f"{row['name']}.json").write_text(text, encoding="utf-8")
 
 
@@ -172,13 +170,13 @@ def _kept(row: Row, seed: int, stage: str, given: argparse.Namespace) -> Path:
     return given.out / f"{row['name']}-s{seed}.{stage}.json"
 
 
-def _once(kept: Path, key: dict[str, Any], words: list[str], model: Path) -> tuple[dict[str, Any], str]:
-    """Run `robustq WORDS` unless its report and its model are there for the same key; (report and times, command)."""
+def _once(kept: Path, key: dict[str, Any], words: list[str], model: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Run `robustq WORDS` unless its report and its model are there for the same key; report, command and times."""
     command = " ".join(["robustq", *words])
     if kept.is_file() and model.is_file():
         done = json.loads(kept.read_text(encoding="utf-8"))
         if done["key"] == key:
-            return done, done["command"]
+            return done
     print(command, file=sys.stderr, flush=True)
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     words = [sys.executable, "-m", "robustq.cli", *words, "--json"]
@@ -186,9 +184,17 @@ def _once(kept: Path, key: dict[str, Any], words: list[str], model: Path) -> tup
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begun
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     seconds = {"wall": round(wall, 1), "cpu": round(cpu, 1)}
-    done = {"key": key, "command": command, "seconds": seconds, "report": json.loads(output)}
+    recorded = _without_folders(command, given)
+    done = {"key": key, "command": recorded, "seconds": seconds, "report": json.loads(output)}
     kept.write_text(json.dumps(done), encoding="utf-8")
-    return done, command
+    return done
+
+
+def _without_folders(text: str, given: argparse.Namespace) -> str:
+    """What only holds on this machine by another name."""
+    for folder, name in ((given.out, "runs"), (given.models, "MODELS"), (given.data_dir, "DATA")):
+        text = text.replace(str(folder), name)
+    return text
 
 
 def _place(given: argparse.Namespace) -> list[str]:
