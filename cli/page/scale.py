@@ -34,7 +34,8 @@ def linear(low: float, high: float, start: float, end: float, count: int = 5) ->
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
+    digits = 2 - round(math.log10(power))  # the step itself has one digit at most behind that of its power
+    ticks = tuple(round(k * step, digits) for k in range(first, last + 1))
     return Scale(ticks[0], ticks[-1], start, end, ticks)
 
 

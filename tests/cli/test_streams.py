@@ -55,10 +55,15 @@ def test_no_colour_where_there_is_no_terminal(shell: Shell, plain: Path) -> None
     assert "\x1b" not in found.stderr
 
 
+def _heed_ctrl_c() -> None:
+    """A shell starts background jobs with the signal ignored, which a child would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_of_a_running_command(command: list[str], tmp_path: Path) -> None:
     running = subprocess.Popen(
         [*command, "compress", "-", "--bits", "2", "-o", "small.safetensors", "--json"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, preexec_fn=_heed_ctrl_c,
     )  # fmt: skip
     try:
         assert running.stdin is not None
