@@ -150,7 +150,6 @@ class Victim:
             found.append(votes.argmax(1).to(y.device))
         return (torch.cat(found) if found else y.clone()), margins
 
-
     def rightly(self, x: Tensor, y: Tensor) -> Tensor:
         """x (n, c, h, w), labels (n,) -> (n,) the share of `draws` passes in which the answer is the label."""
         hits = [torch.zeros(len(y), device=y.device) for _ in range(self.draws)]
