@@ -40,11 +40,12 @@ def nvrtc() -> None:
 
 
 def disassembly(code: bytes, folder: Path) -> str:
-    """SASS, by the tool of the package nvidia-cuda-cuobjdump."""
+    """SASS, by the tool of the package nvidia-cuda-cuobjdump, which calls that of nvidia-cuda-nvdisasm."""
     try:
+        importlib.metadata.version("nvidia-cuda-nvdisasm")
         listed = importlib.metadata.files("nvidia-cuda-cuobjdump") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("nvidia-cuda-cuobjdump is not installed")
+    except importlib.metadata.PackageNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
     tool = next(Path(str(f.locate())) for f in listed if f.name == "cuobjdump")
     (folder / "kernel.cubin").write_bytes(code)
     command = [str(tool), "-sass", str(folder / "kernel.cubin")]
