@@ -82,8 +82,8 @@ class Dead(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return torch.zeros_like(grad)
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        return torch.zeros_like(grads[0])
 
 
 def differentiating(x: Tensor) -> Tensor:
