@@ -121,12 +121,20 @@ def is_white_box(attack: Attack) -> bool:
 
 
 def white_box(evidence: Evidence) -> tuple[str, Attack] | None:
-    """Label and the first single attack that follows the gradient, out of all attacks and their members."""
-    for label, attack in evidence.attacks.items():
-        for member in attack.members:
-            if member.uses_gradient:
-                return label, member
-    return None
+    """Label and the single attack that follows the gradient longest, out of all attacks and their members.
+
+    One that looks for the smallest perturbation only where there is no other: it may take thousands of steps.
+    """
+    found = [
+        (not member.minimal, member.iterations, label, member)
+        for label, attack in evidence.attacks.items()
+        for member in attack.members
+        if member.uses_gradient
+    ]
+    if not found:
+        return None
+    _, _, label, member = max(found, key=lambda entry: entry[:2])  # the first of equals
+    return label, member
 
 
 def modules(model: Net) -> list[nn.Module]:

@@ -42,6 +42,8 @@ def transfer(check: Check, evidence: Evidence) -> Finding:
     if found is None or evidence.gradient != "autograd":
         return skipped(check, "no attack followed a gradient of the model's own")
     label, attack = found
+    if attack.iterations < 2:
+        return skipped(check, "no iterative attack was run")
     if len(evidence.attacks[label].members) == 1:  # on its own: its result is known for every image
         left = evidence.surveys[label].robust.nonzero()[:, 0]
         tried, whole = left[: FEW // 2], len(evidence.data)

@@ -153,6 +153,16 @@ def test_parent_replay_beats_a_masked_gradient() -> None:
     assert status(evidence(model()))["RQ006"] == "skipped"
 
 
+def test_transfer_is_compared_with_the_longest_attack_and_not_with_one_step() -> None:
+    parent = Parent(model(), 60)
+    one_step = Fgsm(eps=0.05)
+    assert status(evidence(model(), {"fgsm": one_step}, parent=parent))["RQ006"] == "skipped"
+    both = evidence(model(), {"fgsm": one_step, "pgd": SURE}, parent=parent)
+    assert status(both)["RQ006"] == "pass"
+    label, attack = diagnostics.evidence.white_box(both) or ("", one_step)
+    assert (label, attack.iterations) == ("pgd", SURE.iterations)
+
+
 def test_radii_of_the_benchmark_are_a_sweep() -> None:
     attacks = {f"pgd-{eps}": Pgd(eps=eps, steps=10) for eps in (0.05, 0.1, 0.2)}
     assert status(evidence(model(), attacks))["RQ010"] == "pass"
