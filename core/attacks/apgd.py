@@ -11,7 +11,7 @@ from ..option import option
 from .aim import aim, rank
 from .attack import Attack, Key, State
 from .dlr import dlr, targeted_dlr
-from .losses import AUTO, LOSSES, TEMPERATURE_HELP, check_temperature, increased
+from .losses import AUTO, LOSSES, TEMPERATURE_HELP, Tempered, increased
 from .norms import NORMS
 from .pace import pace, rows
 
@@ -114,18 +114,10 @@ class Stepped(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApgdCe(Stepped):
+class ApgdCe(Tempered, Stepped):
     """Auto-PGD on the cross entropy: projected ascent whose step is halved where the objective stalls."""
 
     temperature: float | str = option(1.0, TEMPERATURE_HELP)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_temperature(type(self).__name__, self.temperature)
-
-    @property
-    def sees_answers(self) -> bool:
-        return self.temperature == AUTO
 
     def rescaled(self) -> "ApgdCe | None":
         return replace(self, temperature=AUTO) if self.temperature != AUTO else None

@@ -22,6 +22,20 @@ def check_temperature(owner: str, value: Temperature) -> None:
         raise OptionError(f"{owner}: temperature is {value!r}.", "Give a number above 0, or auto.")
 
 
+class Tempered:
+    """What attacks with a `temperature` share: it is checked, and `auto` needs the answers to the images themselves."""
+
+    temperature: Temperature
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # of the attack that it is mixed into
+        check_temperature(type(self).__name__, self.temperature)
+
+    @property
+    def sees_answers(self) -> bool:
+        return self.temperature == AUTO
+
+
 def increased(loss: str, state: State, logits: Tensor, temperature: Temperature = 1.0) -> Tensor:
     """logits (n, classes) -> (n,) the loss of leaving the label."""
     if loss == "margin":

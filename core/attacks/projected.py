@@ -10,12 +10,12 @@ from torch import Tensor
 from .. import rng
 from ..option import option
 from .attack import Attack, Key, State, stream
-from .losses import AUTO, LOSSES, TEMPERATURE_HELP, check_temperature, increased, increased_towards
+from .losses import AUTO, LOSSES, TEMPERATURE_HELP, Tempered, increased, increased_towards
 from .norms import NORMS, Norm, is_zero, l1_ascent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Projected(Attack):
+class Projected(Tempered, Attack):
     """x <- the point of ball and box at x + step * steepest(gradient)."""
 
     _SPREAD: ClassVar[float] = 0.01  # share of the entries that one step changes in the L1 norm
@@ -24,14 +24,6 @@ class Projected(Attack):
     loss: str = option("ce", "cross entropy, margin to the best other class, or DLR", choices=LOSSES)
     temperature: float | str = option(1.0, TEMPERATURE_HELP)
     targeted: bool = option(False, "aim at one class other than the label, drawn anew for each image and start")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_temperature(type(self).__name__, self.temperature)
-
-    @property
-    def sees_answers(self) -> bool:
-        return self.temperature == AUTO
 
     def rescaled(self) -> "Projected | None":
         return replace(self, temperature=AUTO) if self.loss == "ce" and self.temperature != AUTO else None

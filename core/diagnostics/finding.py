@@ -5,12 +5,13 @@ from typing import Any
 
 from .table import Check
 
-STATUSES = ("pass", "warn", "fail", "skipped")
-
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of one model: its status, the figure in the check's unit, and a sentence (skipped: the reason)."""
+    """One check of one model: its status, the figure in the check's unit, and a sentence (skipped: the reason).
+
+    status  "pass", "warn", "fail" or "skipped"
+    """
 
     check: Check
     status: str

@@ -6,8 +6,6 @@ RQ001 to RQ014 are attacks' usual traps; the others come from Carlini et al. 201
 
 from dataclasses import dataclass
 
-COSTS = ("free", "single", "unbounded", "all")  # from nothing at all to as much as an attack; `all` only when asked
-
 
 @dataclass(frozen=True)
 class Check:
@@ -15,7 +13,7 @@ class Check:
 
     unit   of the figure: "share" of images, "points" of accuracy, "count", or "ratio"
     cost   free: from what the attacks found; single: a few passes over at most 128 images; unbounded: an attack on at
-           most 64 images; all: as much as an attack
+           most 64 images; all: as much as an attack, only when asked
     """
 
     id: str

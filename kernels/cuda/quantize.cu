@@ -1,7 +1,8 @@
 // K5: activations to signed bytes with one scale a sample, in the order in which the products read them.
 //
 // LIMBS 1: x = scale * q, |q| <= 127. LIMBS 2: x = scale * (256 high + low), |256 high + low| <= 127 * 256, two planes.
-// LIMBS 0: bfloat16, no scale. A sample with an infinity or NaN gets the scale NaN: its outputs are NaN, as they should.
+// LIMBS 0: bfloat16, no scale. A sample with an infinity or NaN gets the scale NaN: its outputs are NaN, as they should;
+// one below SMALLEST throughout counts as zero, as lowbit.py has it.
 // Columns are padded with zeros to `tiles` of 128, so that no product needs a mask.
 //
 // ORDER 0, for small batches: by tiles of 8 samples x 128 columns, in them by lane (4 g + t: sample g, columns
@@ -12,6 +13,7 @@
 
 #define THREADS 256
 #define TILE 128
+#define SMALLEST 1e-30f
 
 // The largest magnitude as bits: they order like the values, with infinity and NaN above all. Every thread gets it.
 __device__ __forceinline__ u32 largest_of_block(u32 mine) {
@@ -30,12 +32,11 @@ __device__ __forceinline__ u32 largest_of_block(u32 mine) {
 // The scale of a sample, and its inverse: 0 where there is nothing to scale.
 __device__ __forceinline__ float scale_of(u32 largest, float* inverse) {
   const float levels = LIMBS == 2 ? 127.0f * 256.0f : 127.0f;
-  bool finite = largest < 0x7F800000;
-  float scale = finite ? bits_float(largest) / levels : bits_float(0x7FC00000);
-  *inverse = finite && scale > 0 ? levels / bits_float(largest) : 0.0f;
-  // A denormal magnitude has no finite inverse; to the last bit of what matters it is zero.
-  if (float_bits(*inverse) >= 0x7F800000) *inverse = 0.0f;
-  return scale;
+  *inverse = 0.0f;
+  if (largest >= 0x7F800000) return bits_float(0x7FC00000);
+  if (bits_float(largest) < SMALLEST) return 0.0f;
+  *inverse = levels / bits_float(largest);
+  return bits_float(largest) / levels;
 }
 
 // Four values -> their bytes in each limb.

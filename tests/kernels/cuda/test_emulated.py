@@ -104,12 +104,12 @@ def one_layer() -> tuple[Tensor, Tensor, Fragments]:
 def test_a_sample_that_is_not_finite_gives_nan_and_leaves_the_others_alone(emulate: Launcher) -> None:
     codes, scale, weight = one_layer()
     x = torch.randn(9, 300)
-    x[1, 7], x[2, 9], x[3] = float("nan"), float("-inf"), 0.0
+    x[1, 7], x[2, 9], x[3], x[4] = float("nan"), float("-inf"), 0.0, 0.9 * lowbit.SMALLEST
     y = linear(x, weight, "int8", emulate)
     assert y[1].isnan().all()
     assert y[2].isnan().all()
-    assert torch.equal(y[3], torch.zeros(40))
-    whole = torch.tensor([0, 4, 5, 6, 7, 8])
+    assert torch.equal(y[3:5], torch.zeros(2, 40))
+    whole = torch.tensor([0, 5, 6, 7, 8])
     wanted = lowbit.rounded(x[whole], "int8", (-1,)).double() @ (codes * scale.T).double().T
     assert error(y[whole], wanted) < CLOSE
 
