@@ -22,7 +22,7 @@ from .identity import of_run
 from .illustration import Illustration
 from .inference import PROBE_IMAGES
 from .ledger import Ledger
-from .lineage import Lineage, beside, network, recorded
+from .lineage import Lineage, beside, informed, network, recorded
 from .noise import noises
 from .recipe import Recipe
 from .report import Report
@@ -94,18 +94,23 @@ def evaluate(
     lineage = scrutiny.lineage(checkpoints, recipe, data, trust_pickle)
     identity = of_run(checkpoints, lineage, recipe, data, attacks) if state is not None else {}
     work = Work(Ledger(state, identity) if state is not None else None, deadline, crew)
-    for name, checkpoint in checkpoints.items():
-        candidate, packed = _candidate(name, checkpoint, recipe, data, lineage, scrutiny.mode)
-        model, run = candidate.model, recipe.run
+    run = recipe.run
+
+    def measure(candidate: Candidate, packed: Twin | None, checkpoint: Checkpoint) -> None:
         benchmark(
             [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries,
             checks=scrutiny.checks, work=work,
         )  # fmt: skip
         parent = (checkpoint.meta.get("parent") or {}).get("sha256")
-        origin = {"sha256": checkpoint.source.sha256, "parent": parent, "packed": None}
-        entries[-1] |= origin
+        entries[-1] |= {"sha256": checkpoint.source.sha256, "parent": parent, "packed": None}
         if packed and len(data) and entries[-1]["complete"]:
-            entries[-1]["packed"] = facts(checkpoint, model, packed, data, alone=scrutiny.mode is not None)
+            alone = scrutiny.mode is not None
+            entries[-1]["packed"] = facts(checkpoint, candidate.model, packed, data, alone=alone)
+
+    for name, checkpoint in checkpoints.items():
+        candidate, packed = _candidate(name, checkpoint, recipe, data, lineage, scrutiny.mode)
+        model = candidate.model
+        measure(candidate, packed, checkpoint)
         if plan and candidate.gradient == "none":
             report.warn(f"{name}: no curve over radii: {plan.label} needs a gradient, and there is none.")
         elif plan and entries[-1]["complete"]:
@@ -117,14 +122,7 @@ def evaluate(
         for warning in entries[-1]["warnings"]:
             report.warn(f"{name}: {warning}")
         if entries[-1]["complete"] and noises(model):
-            quiet, packed = _quiet(candidate, checkpoint, data, scrutiny.mode)
-            benchmark(
-                [quiet], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event,
-                entries=entries, checks=scrutiny.checks, work=work,
-            )  # fmt: skip
-            entries[-1] |= origin
-            if packed and entries[-1]["complete"]:
-                entries[-1]["packed"] = facts(checkpoint, quiet.model, packed, data, alone=scrutiny.mode is not None)
+            measure(*_quiet(candidate, checkpoint, data, scrutiny.mode), checkpoint)
     if not models and (story := bundled.story(entries)):
         report.content["story"] = story
     measured = {entry["name"]: entry for entry in entries}
@@ -237,15 +235,12 @@ def images(recipe: Recipe) -> Dataset:
 
 
 def _inform_parents(checkpoints: dict[str, Checkpoint]) -> list[str]:
-    """Give a parent that records no normalisation that of its child; says so.
-
-    A bare state dict has none, but what was made from it may: without it the parent would be measured on other inputs.
-    """
+    """Give a parent that records no normalisation that of its child; says so."""
     notes = []
     for name, parent in recorded(checkpoints).items():
-        child, source = checkpoints[name].meta, checkpoints[parent]
-        if child.get("normalization") and not source.meta.get("normalization"):
-            checkpoints[parent] = replace(source, meta={**source.meta, "normalization": child["normalization"]})
+        known = informed(checkpoints[parent], checkpoints[name])
+        if known is not checkpoints[parent]:
+            checkpoints[parent] = known
             notes.append(f"{parent}: its normalisation is the one recorded in {name}, which was made from it")
     return notes
 

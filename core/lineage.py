@@ -23,6 +23,17 @@ def recorded(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     return {name: by_hash[parent] for name, parent in known.items() if parent and parent in by_hash}
 
 
+def informed(parent: Checkpoint, child: Checkpoint) -> Checkpoint:
+    """The parent, with its child's normalisation where it records none: a bare state dict has none.
+
+    Without it the parent would be measured on other inputs.
+    """
+    known = child.meta.get("normalization")
+    if not known or parent.meta.get("normalization"):
+        return parent
+    return replace(parent, meta={**parent.meta, "normalization": known})
+
+
 def beside(checkpoint: Checkpoint) -> Path | None:
     """The recorded parent's file in the folder of the child's, if it is that very file."""
     parent = checkpoint.meta.get("parent") or {}
@@ -80,9 +91,7 @@ class Lineage:
 
     def _build(self, found: Checkpoint, child: Checkpoint) -> architecture.Classifier:
         """A parent that records no normalisation or class has that of its child."""
-        part = self.recipe.model
-        if child.meta.get("normalization") and not found.meta.get("normalization"):
-            found = replace(found, meta={**found.meta, "normalization": child.meta["normalization"]})
+        part, found = self.recipe.model, informed(found, child)
         if isinstance(found, Runnable):
             return network(found, part.mean, part.std)
         if self.arch is not None:
