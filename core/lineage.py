@@ -10,7 +10,7 @@ from . import architecture
 from .attacks.replay import Parent
 from .checkpoint import Checkpoint, sha256
 from .datasets.dataset import Dataset
-from .errors import ArchitectureError, RobustqError
+from .errors import ArchitectureError, RobustqError, UnsafeFileError
 from .fit import check_shape
 from .recipe import Recipe
 from .runnable import Runnable, load_any
@@ -98,10 +98,10 @@ class Lineage:
             return architecture.build(found, arch=self.arch, mean=part.mean, std=part.std)
         try:
             architecture.resolve(found)
-        except ArchitectureError as error:
+        except (ArchitectureError, UnsafeFileError) as error:  # no class, or one that only the user may name
             if part.arch is None:
                 remedy = "Name its class: --parent-arch file.py:factory or --parent-arch pkg.mod:factory."
-                raise ArchitectureError(error.problem, remedy) from None
+                raise type(error)(error.problem, remedy) from None
             return architecture.build(found, arch=part.arch, args=part.args, mean=part.mean, std=part.std)
         return architecture.build(found, mean=part.mean, std=part.std)
 

@@ -1,6 +1,7 @@
 """Where the float parent comes from, and what a benchmark does with it; failed checks as gates."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from robustq.core.checkpoint import load, save
 from robustq.core.comparison import evaluate
 from robustq.core.compression import compress
-from robustq.core.errors import ArchitectureError, OptionError
+from robustq.core.errors import ArchitectureError, OptionError, UnsafeFileError
 from robustq.core.recipe import Recipe, Spec
 from robustq.core.scrutiny import Scrutiny
 
@@ -59,6 +60,22 @@ def test_example_images_know_the_parent_too(lenet: Path, ternary: Path, quadrant
     assert len(report.content["models"][0]["examples"]) == 4
     with pytest.raises(OptionError, match="parent is not known"):
         evaluate([ternary], alone, scrutiny=Scrutiny(checks="none"))
+
+
+def test_a_parent_of_a_class_from_outside_is_built_from_the_one_the_user_names(
+    lenet: Path, ternary: Path, quadrants: str, tmp_path: Path
+) -> None:
+    parent, factory = load(lenet), tmp_path / "own.py"
+    args = parent.meta["arch"]["args"]
+    factory.write_text(
+        f"from robustq.core.models.lenet import LeNet\ndef net():\n    return LeNet(**{args!r}).build()\n"
+    )
+    outside = tmp_path / "parent.rq.safetensors"
+    save(replace(parent, meta={**parent.meta, "arch": {"name": f"{factory}:net", "args": {}}}), outside)
+    with pytest.raises(UnsafeFileError, match="code from outside"):
+        evaluate([ternary], recipe(quadrants), scrutiny=Scrutiny(parent=outside))
+    named = recipe(quadrants).replace("model", arch=f"{factory}:net")
+    assert "replay" in survivors(evaluate([ternary], named, scrutiny=Scrutiny(parent=outside)))
 
 
 def test_a_bare_parent_of_unknown_class_asks_for_it(lenet: Path, quadrants: str, tmp_path: Path) -> None:
