@@ -1,37 +1,31 @@
 """Models side by side, from files: load, build, attack, measure, compare with the float parent, check the gates."""
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from . import architecture, bundled, datasets, size
+from . import architecture, bundled, datasets
 from .attacks.attack import Attack
-from .benchmark import Candidate, Listener, benchmark, reporter
+from .benchmark import Listener
 from .checkpoint import Checkpoint, load
 from .crew import Crew
 from .datasets.dataset import Dataset
 from .deadline import Deadline
 from .errors import OptionError
-from .fit import check_shape
 from .gates import Gates
 from .identity import of_run
 from .illustration import Illustration
-from .inference import PROBE_IMAGES
 from .ledger import Ledger
-from .lineage import Lineage, beside, informed, network, recorded
-from .noise import noises
+from .lineage import beside, informed, network, recorded
 from .recipe import Recipe
 from .report import Report
+from .rows import Rows
 from .runnable import Runnable, load_any
 from .scrutiny import Scrutiny
-from .surrogate import Opaque, Surrogate, has_gradient
-from .sweep import Sweep, curve
+from .sweep import Sweep
 from .threat import resolve_attack
-from .twin import Twin, facts, twin
 from .work import Work
 
 Model = str | Path | BinaryIO | Checkpoint
@@ -94,77 +88,34 @@ def evaluate(
     lineage = scrutiny.lineage(checkpoints, recipe, data, trust_pickle)
     identity = of_run(checkpoints, lineage, recipe, data, attacks) if state is not None else {}
     work = Work(Ledger(state, identity) if state is not None else None, deadline, crew)
-    run = recipe.run
-
-    def measure(candidate: Candidate, packed: Twin | None, checkpoint: Checkpoint) -> None:
-        benchmark(
-            [candidate], data, attacks, seed=run.seed, batch_size=run.batch_size, on_event=on_event, entries=entries,
-            checks=scrutiny.checks, work=work,
-        )  # fmt: skip
-        parent = (checkpoint.meta.get("parent") or {}).get("sha256")
-        entries[-1] |= {"sha256": checkpoint.source.sha256, "parent": parent, "packed": None}
-        if packed and len(data) and entries[-1]["complete"]:
-            alone = scrutiny.mode is not None
-            entries[-1]["packed"] = facts(checkpoint, candidate.model, packed, data, alone=alone)
-
+    rows = Rows(report, entries, recipe, data, attacks, lineage, scrutiny, work, plan, shown, on_event)
     for name, checkpoint in checkpoints.items():
-        candidate, packed = _candidate(name, checkpoint, recipe, data, lineage, scrutiny.mode)
-        model = candidate.model
-        measure(candidate, packed, checkpoint)
-        if plan and candidate.gradient == "none":
-            report.warn(f"{name}: no curve over radii: {plan.label} needs a gradient, and there is none.")
-        elif plan and entries[-1]["complete"]:
-            told = reporter(on_event, f"{name}: several radii")
-            entries[-1]["curve"] = curve(plan, model, data, seed=run.seed, batch_size=run.batch_size, progress=told)
-        if shown and entries[-1]["complete"]:
-            known = shown.informed(candidate.parent)
-            entries[-1]["examples"] = known.answers(model, seed=run.seed, batch_size=run.batch_size)
-        for warning in entries[-1]["warnings"]:
-            report.warn(f"{name}: {warning}")
-        if entries[-1]["complete"] and noises(model):
-            measure(*_quiet(candidate, checkpoint, data, scrutiny.mode), checkpoint)
+        rows.add(name, build(checkpoint, recipe), checkpoint)
     if not models and (story := bundled.story(entries)):
         report.content["story"] = story
-    measured = {entry["name"]: entry for entry in entries}
-    references = {name: measured[baseline] for name, baseline in (baselines or {}).items()}
     for note in lineage.notes:
         report.warn(note)
-    parents = set(recorded(checkpoints).values())
+    _judge(report, entries, asked, baselines or {}, set(recorded(checkpoints).values()), gates, scrutiny)
+    return report
+
+
+def _judge(
+    report: Report,
+    entries: Sequence[dict[str, Any]],
+    asked: Sequence[str],
+    baselines: dict[str, str],
+    parents: set[str],
+    gates: Gates,
+    scrutiny: Scrutiny,
+) -> None:
+    """What was asked for and missed, and whether time was enough, into the report."""
+    measured = {entry["name"]: entry for entry in entries}
+    references = {name: measured[baseline] for name, baseline in baselines.items()}
     judged = [measured[name] for name in asked]
     for missed in [*gates.missed(judged, references, parents), *scrutiny.missed(judged)]:
         report.miss(missed)
     if any("unfinished" in entry for entry in entries):
         report.expire("The time limit was reached: some attacks are not finished.")
-    return report
-
-
-def _candidate(
-    name: str, checkpoint: Checkpoint, recipe: Recipe, data: Dataset, lineage: Lineage, mode: str | None
-) -> tuple[Candidate, Twin | None]:
-    """The model with what is known of it, and packed; where it has no gradient, with that of its parent."""
-    model = build(checkpoint, recipe)
-    check_shape(model, data, name)
-    probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
-    parent, packed = lineage.of(name), twin(checkpoint, model, probe, mode)
-    gradient = "autograd" if not len(data) or has_gradient(model, probe) else "surrogate" if parent else "none"
-    if gradient == "surrogate" and parent and isinstance(parent.model, torch.nn.Module):
-        return Candidate(name, Surrogate(model, parent.model), size.measure(checkpoint), parent, None, gradient), None
-    asked = Opaque(model) if gradient == "none" else model
-    artefact = packed.model if packed else None
-    return Candidate(name, asked, size.measure(checkpoint), parent, artefact, gradient), packed
-
-
-def _quiet(
-    candidate: Candidate, checkpoint: Checkpoint, data: Dataset, mode: str | None
-) -> tuple[Candidate, Twin | None]:
-    """The same model without its noise, a row of its own: what of the robustness is noise shows beside it."""
-    model = copy.deepcopy(candidate.model)
-    for layer in noises(model):
-        layer.silent = True
-    probe = data.batch(torch.arange(min(PROBE_IMAGES, len(data))))[0]
-    packed = twin(checkpoint, model, probe, mode) if isinstance(model, architecture.Classifier) else None
-    artefact = packed.model if packed else None
-    return replace(candidate, name=f"{candidate.name} (noise off)", model=model, artefact=artefact), packed
 
 
 def named_attacks(recipe: Recipe) -> dict[str, Attack]:

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,19 @@ def test_ctrl_c_of_a_running_command(command: list[str], tmp_path: Path) -> None
     assert json.loads(out)["status"] == "interrupted"
     assert b"Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_modules_load(tmp_path: Path) -> None:
+    program = """
+import sys, builtins
+real = builtins.__import__
+def interrupted(name, globals=None, locals=None, fromlist=(), level=0):
+    if name == "typer":
+        raise KeyboardInterrupt
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = interrupted
+from robustq.cli.__main__ import main
+main()
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
