@@ -121,6 +121,7 @@ void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<in
 
 // Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes
 int64_t peak(bool bytes, int64_t rounds) {
+  need(rounds >= 0 && rounds < (int64_t(1) << 31), "rounds must be in 0 ... 2^31 - 1; rounds", rounds);
   if (!bytes) return robustq::isa_current().peak(rounds);
   const robustq::Unit* unit = robustq::unit_current();
   return unit ? unit->peak(rounds) : robustq::integer_current().peak(rounds);

@@ -1,0 +1,377 @@
+"""Every entry point of the native module, on any bytes, sizes and numbers, against numpy.
+
+Needs no torch and no conftest.py: `.ci/run` calls it a second time with the module that AddressSanitizer and UBSan
+watch. Arrays have exactly the size that the layout needs, so that a byte too far is seen there.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from robustq.kernels import backend
+
+Array = NDArray[Any]
+ISAS = list(backend.native.available()) if backend.native else []
+LEVELS = {1: np.float32(127), 2: np.float32(32512)}
+ZERO = {2: 1, 4: 8}
+pytestmark = pytest.mark.skipif(not ISAS, reason="the native module is not built")
+seeds = st.integers(0, 2**32 - 1)
+
+
+def on_each_isa(call: Callable[[], Array]) -> Iterator[tuple[str, Array]]:
+    before = backend.native.isa()
+    try:
+        for isa in ISAS:
+            backend.native.use(isa)
+            yield isa, call()
+    finally:
+        backend.native.use(before)
+
+
+def at(array: Array | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+def activations(rng: np.random.Generator, shape: tuple[int, ...], special: bool) -> Array:
+    """Gaussian, or with rows (samples) of zeros, tiny, huge and infinite numbers and NaN among them."""
+    x = rng.standard_normal(shape).astype(np.float32)
+    if special:
+        for row in x.reshape(shape[0], -1):
+            place = rng.integers(row.size)
+            match rng.integers(7):
+                case 0:
+                    row *= 0
+                case 1:
+                    row *= np.float32(1e-33)
+                case 2:
+                    row *= np.float32(1e25)
+                case 3 | 4 as kind:
+                    row[place] = np.inf if kind == 3 else np.nan
+                case 5:
+                    row[place] = -50
+    return x
+
+
+def spread(scale: Array, columns: int) -> Array:
+    """scale (rows, groups) -> one a column, (rows, columns)."""
+    return np.repeat(scale, -(-columns // scale.shape[1]), axis=1)[:, :columns]
+
+
+def ternary(words: Array, out: int, columns: int) -> Array:
+    """words uint32 (ceil(out / 16), ceil(in / 16), 16) -> what they say, (out, in); the pattern 10 is NaN."""
+    fields = words[..., None] >> np.arange(0, 32, 2, dtype=np.uint32) & 3
+    flat = fields.transpose(0, 2, 1, 3).reshape(16 * words.shape[0], -1)[:out, :columns]
+    return np.array([0, 1, np.nan, -1])[flat]
+
+
+def codes_of(packed: Array, bits: int, out: int, columns: int, groups: int) -> Array:
+    """packed uint8 (ceil(out / 64), steps, 32 bits) -> codes (out, in), one output and column at a time."""
+    width = -(-columns // groups)
+    column, output = np.arange(columns), np.arange(out)
+    padded = column // width * (-(-width // 4) * 4) + column % width
+    fields, inside = 8 // bits, output % 64
+    byte = (inside // (16 * fields) * 64 + inside % 16 * 4)[:, None] + padded % 4
+    stored = packed[(output // 64)[:, None], padded // 4, byte]
+    return (stored >> (bits * (inside // 16 % fields))[:, None] & (2**bits - 1)).astype(np.float64) - ZERO[bits]
+
+
+def steps(columns: int, groups: int) -> int:
+    width = -(-columns // groups)
+    return columns // width * -(-width // 4) + -(-(columns % width) // 4)
+
+
+def rounded(x: Array, planes: int) -> Array:
+    """x (rows, ...) -> the multiples of each row's scale that stand for it, in float64."""
+    flat = x.reshape(len(x), -1)
+    most = np.abs(flat).max(1, keepdims=True)
+    zero = most < np.float32(1e-30)
+    safe = np.where(zero | ~np.isfinite(most), np.float32(1), most)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = np.rint(flat * (LEVELS[planes] / safe)).astype(np.float64) * (safe.astype(np.float64) / LEVELS[planes])
+    values[zero[:, 0]] = 0
+    values[~np.isfinite(most[:, 0])] = np.nan
+    return values.reshape(x.shape)
+
+
+def agree(found: Array, wanted: Array, size: Array, what: object) -> None:
+    """Equal up to 1e-5 of `size`, the sum of the magnitudes that each output adds; NaN and infinities alike."""
+    assert np.array_equal(np.isnan(found), np.isnan(wanted)), what
+    with np.errstate(invalid="ignore"):
+        assert np.all((np.abs(found - wanted) <= 1e-5 * size) | (found == wanted) | np.isnan(found)), what
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 150), st.integers(1, 1100), st.booleans(), st.data())
+def test_exact_layers(rows: int, out: int, columns: int, special: bool, data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(seeds))
+    groups, threads = data.draw(st.integers(1, columns)), data.draw(st.integers(1, 3))
+    scale = rng.random((data.draw(st.sampled_from([1, out])), groups), np.float32)
+    bias = rng.random(out, np.float32) if data.draw(st.booleans()) else None
+    words = rng.integers(0, 2**32, (-(-out // 16), -(-columns // 16), 16), np.uint32)
+    if data.draw(st.booleans()):
+        words &= ~(words >> 1 & ~words & np.uint32(0x55555555)) << 1  # no pattern 10
+    weight = ternary(words, out, columns) * spread(scale, columns)
+    x = activations(rng, (rows, columns), special)
+    with np.errstate(invalid="ignore"):
+        wanted = x.astype(np.float64) @ weight.T + (0 if bias is None else bias)
+        size = np.abs(x.astype(np.float64)) @ np.abs(weight).T + 1
+
+    def linear() -> Array:
+        y = np.full((rows, out), np.nan, np.float32)
+        numbers = (at(words), at(scale), *scale.shape, at(bias), at(y), out, columns, threads)
+        backend.native.linear(at(x), rows, *numbers)
+        return y
+
+    def dense() -> Array:
+        made = np.full((out, columns), 7, np.float32)
+        backend.native.dense(at(words), at(scale), *scale.shape, at(made), out, columns)
+        return made
+
+    for isa, y in on_each_isa(linear):
+        agree(y, wanted, size, isa)
+    for isa, made in on_each_isa(dense):
+        assert np.array_equal(made, weight.astype(np.float32), equal_nan=True), isa
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 150), st.integers(1, 700), st.sampled_from([2, 4]), st.booleans(), st.data())
+def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: bool, data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(seeds))
+    groups, threads = data.draw(st.integers(1, columns)), data.draw(st.integers(1, 3))
+    planes, relu = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans())
+    scale = rng.random((groups, out), np.float32)
+    bias = rng.random(out, np.float32) if data.draw(st.booleans()) else None
+    packed = rng.integers(0, 256, (-(-out // 64), steps(columns, groups), 32 * bits), np.uint8)
+    weight = codes_of(packed, bits, out, columns, groups) * spread(scale.T, columns)
+    x = activations(rng, (rows, columns), special)
+    values = rounded(x, planes)
+    wanted = values @ weight.T + (0 if bias is None else bias)
+
+    def call() -> Array:
+        y = np.full((rows, out), 7, np.float32)
+        numbers = (bits, groups, out, columns, planes, relu, at(y), threads)
+        backend.native.integer_linear(at(x), rows, at(packed), at(scale), at(bias), *numbers)
+        return y
+
+    for isa, y in on_each_isa(call):
+        agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, np.abs(values) @ np.abs(weight).T + 1, isa)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 80), st.sampled_from([2, 4]), st.booleans(), st.data())
+def test_integer_convolutions(
+    batch: int, channels: int, out: int, bits: int, special: bool, data: st.DataObject
+) -> None:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    rng = np.random.default_rng(data.draw(seeds))
+    kernel, stride, padding, dilation = pair(1, 4), pair(1, 3), pair(0, 3), pair(1, 3)
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    height, width = (n + extra for n, extra in zip(least, pair(0, 8), strict=True))
+    planes, relu, threads = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans()), data.draw(st.integers(1, 3))
+    wide = channels + -channels % 4
+    packed = rng.integers(0, 256, (-(-out // 64), kernel[0] * kernel[1] * wide // 4, 32 * bits), np.uint8)
+    scale = rng.random((1, out), np.float32)
+    codes = codes_of(packed, bits, out, kernel[0] * kernel[1] * wide, 1)
+    weight = (codes * scale.T).reshape(out, *kernel, wide)[..., :channels]
+    x = activations(rng, (batch, height, width, channels), special)
+    values = rounded(x, planes)
+    wanted, size = convolve(values, weight, stride, padding, dilation)
+
+    def call() -> Array:
+        y = np.full(wanted.shape, 7, np.float32)
+        window, numbers = (*kernel, *stride, *padding, *dilation), (bits, out, planes, relu, at(y), threads)
+        backend.native.integer_convolution(at(x), x.shape, window, at(packed), at(scale), 0, *numbers)
+        return y
+
+    for isa, y in on_each_isa(call):
+        agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, size + 1, isa)
+
+
+def convolve(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any) -> tuple[Array, Array]:
+    """x (n, h, w, c), weight (out, kh, kw, c) -> y (n, oh, ow, out) and the same of the magnitudes."""
+    # Zeros around, NaN too where the sample is: a row that holds NaN is NaN as a whole.
+    bad = np.isnan(x).any((1, 2, 3))
+    padded = np.pad(np.nan_to_num(x), ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[1:3], strict=True)]
+    views = np.lib.stride_tricks.sliding_window_view(padded, reach, (1, 2))
+    views = views[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+    y = np.einsum("nhwckl,oklc->nhwo", views, weight)
+    y[bad] = np.nan
+    return y, np.einsum("nhwckl,oklc->nhwo", np.abs(views), np.abs(weight))
+
+
+BUFFER = np.zeros(4096, np.uint8)  # for calls that must be refused before they touch it
+HERE = BUFFER.ctypes.data + -BUFFER.ctypes.data % 64
+SIZES = (0, -1, -(2**63), 2**31, 2**62, 2**63 - 1, 2**64)
+FLOATS = (0, HERE + 1, HERE + 2, -64, 2**64)
+BIAS = FLOATS[1:]
+BYTES = (0, -1, 2**64)
+THREADS = (0, -1, 2**31)
+LINEAR = {
+    "x": (HERE, FLOATS),
+    "rows": (2, SIZES),
+    "words": (HERE, FLOATS),
+    "scale": (HERE, FLOATS),
+    "scale_rows": (1, (*SIZES, 2, 4)),
+    "groups": (2, (*SIZES, 6)),
+    "bias": (0, BIAS),
+    "y": (HERE + 2048, FLOATS),
+    "out": (3, SIZES),
+    "in": (5, SIZES),
+    "threads": (1, THREADS),
+}
+DENSE = {
+    "words": (HERE, FLOATS),
+    "scale": (HERE, FLOATS),
+    "scale_rows": (1, (*SIZES, 2, 4)),
+    "groups": (2, (*SIZES, 6)),
+    "weight": (HERE + 2048, FLOATS),
+    "out": (3, SIZES),
+    "in": (5, SIZES),
+}
+INTEGER_LINEAR = {
+    "x": (HERE, FLOATS),
+    "rows": (2, SIZES),
+    "codes": (HERE, BYTES),
+    "scale": (HERE, FLOATS),
+    "bias": (0, BIAS),
+    "bits": (2, (0, 1, 3, 8, -1, 2**31, 2**40)),
+    "groups": (2, (*SIZES, 6)),
+    "out": (3, SIZES),
+    "in": (5, SIZES),
+    "planes": (1, (0, 3, -1, 2**31)),
+    "relu": (False, (2, None, "yes")),
+    "y": (HERE + 2048, FLOATS),
+    "threads": (1, THREADS),
+}
+WRONG_SHAPES = (
+    *((size, 4, 4, 3) for size in SIZES),
+    *((1, size, 4, 3) for size in SIZES),
+    *((1, 4, size, 3) for size in SIZES),
+    *((1, 4, 4, size) for size in SIZES),
+    (1, 4, 4),
+    (1, 4, 4, 3, 1),
+    (2**20, 2**20, 2**20, 1),
+    (2**30, 2**30, 4, 3),
+    (1, 2, 4, 3),
+    (),
+    None,
+)
+WRONG_WINDOWS = (
+    *((*[3] * place, size, *[1] * (7 - place)) for place in range(4) for size in SIZES),
+    (3, 3, 1, 1, -1, 0, 1, 1),
+    (3, 3, 1, 1, 2**31, 0, 1, 1),
+    (3, 3, 1, 1, 2**30, 2**30, 1, 1),
+    (3, 3, 1, 1, 0, 0, 0, 1),
+    (3, 3, 1, 1, 0, 0, 2**31 - 1, 1),
+    (2**30, 2**30, 1, 1, 2**30, 2**30, 1, 1),
+    (5, 3, 1, 1, 0, 0, 1, 1),
+    (3, 3, 1, 1, 0, 0, 1),
+    (),
+    None,
+)
+CONVOLUTION = {
+    "x": (HERE, FLOATS),
+    "shape": ((1, 4, 4, 3), WRONG_SHAPES),
+    "window": ((3, 3, 1, 1, 0, 0, 1, 1), WRONG_WINDOWS),
+    "codes": (HERE, BYTES),
+    "scale": (HERE, FLOATS),
+    "bias": (0, BIAS),
+    "bits": (2, (0, 1, 3, 8, -1, 2**31, 2**40)),
+    "out": (3, SIZES),
+    "planes": (1, (0, 3, -1, 2**31)),
+    "relu": (False, (2, None, "yes")),
+    "y": (HERE + 2048, FLOATS),
+    "threads": (1, THREADS),
+}
+CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "linear": LINEAR,
+    "dense": DENSE,
+    "integer_linear": INTEGER_LINEAR,
+    "integer_convolution": CONVOLUTION,
+    "read": {"x": (HERE, BYTES), "bytes": (256, (-1, -(2**63), 2**63))},
+    "peak": {"bytes": (True, (2, None)), "rounds": (1, (-1, -(2**63), 2**62, 2**64))},
+    "use": {"name": (ISAS[-1] if ISAS else "", ("", "mmx", "avx512" * 9999, None, 3))},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_wrong_number_is_refused(name: str) -> None:
+    """One wrong argument each, then several at once."""
+    function, arguments = getattr(backend.native, name), CALLS[name]
+    good = [value for value, _ in arguments.values()]
+    function(*good)
+    for place, (argument, (_, wrong)) in enumerate(arguments.items()):
+        for value in wrong:
+            with pytest.raises((ValueError, TypeError)) as caught:
+                function(*good[:place], value, *good[place + 1 :])
+            told = str(caught.value)
+            assert caught.type is TypeError or " = " in told or repr(value) in told, (argument, value)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        many = [wrong[rng.integers(len(wrong))] if rng.random() < 0.4 else value for value, wrong in arguments.values()]
+        if many != good:
+            with pytest.raises((ValueError, TypeError)):
+                function(*many)
+    assert not BUFFER[:64].any()
+
+
+def test_callers_at_once_get_the_answers_of_one() -> None:
+    """Each of four Python threads has entry points and sizes of its own, and native threads besides."""
+
+    def work(seed: int) -> bytes:
+        rng = np.random.default_rng(seed)
+        rows, out, columns = 3 + 40 * (seed % 2), 200 + seed, 1000 + seed
+        x = rng.standard_normal((rows, columns)).astype(np.float32)
+        words = rng.integers(0, 2**32, (-(-out // 16), -(-columns // 16), 16), np.uint32)
+        packed = rng.integers(0, 256, (-(-out // 64), steps(columns, 3), 128), np.uint8)
+        scale, y = rng.random((3, out), np.float32), np.zeros((4, rows, out), np.float32)
+        backend.native.linear(at(x), rows, at(words), at(scale), 1, 3, 0, at(y[0]), out, columns, 2)
+        for planes in (1, 2):
+            numbers = (4, 3, out, columns, planes, False, at(y[planes]), 2)
+            backend.native.integer_linear(at(x), rows, at(packed), at(scale), 0, *numbers)
+        return y.tobytes()
+
+    alone = [work(seed) for seed in range(4)]
+    together: list[set[bytes]] = [set() for _ in alone]
+
+    def caller(seed: int) -> None:
+        for _ in range(10):
+            together[seed].add(work(seed))
+
+    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(len(alone))]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert together == [{answer} for answer in alone]
+
+
+SHORT = """
+import sys
+import numpy as np
+from robustq.kernels.backend import native
+x, packed, scale, y = (np.zeros(n, t) for n, t in [(40, "f4"), (10 * 64 - 1, "u1"), (20, "f4"), (20, "f4")])
+native.use(sys.argv[1])
+numbers = (2, 1, 20, 40, 1, False, y.ctypes.data, 1)
+native.integer_linear(x.ctypes.data, 1, packed.ctypes.data, scale.ctypes.data, 0, *numbers)
+"""
+
+
+@pytest.mark.skipif("asan" not in os.environ.get("LD_PRELOAD", ""), reason="not under AddressSanitizer")
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_sanitizer_sees_a_byte_too_far(isa: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT, isa], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ERROR: AddressSanitizer" in done.stderr
