@@ -14,6 +14,7 @@ from .architecture import Classifier
 from .attacks.attack import Attack
 from .checkpoint import Checkpoint, Source
 from .datasets.dataset import Dataset
+from .folding import Folding
 from .noise import noise_off, noises
 from .objectives.objective import Objective
 from .packed import Half, Packed, half_float
@@ -35,6 +36,7 @@ class Snapshots:
     sessions: Sequence[Session]
     objective: Objective
     attack: Attack | None
+    folding: Folding
     data: Dataset
     validation: Dataset
 
@@ -105,7 +107,7 @@ class Snapshots:
                 m.num_batches_tracked.zero_()
         order = rng.permutation((seed, "batch norm", epoch), len(self.data))[: settings.bn_images]
         weights = dict(model.net.named_parameters())
-        view = View(model.train(), (), weights, progress=progress, memory=dict(memory))
+        view = View(model.train(), (), weights, progress=progress, memory=dict(memory), folding=self.folding)
         with torch.no_grad():
             for index in order.split(settings.batch_size):
                 x, y = self.data.batch(index)

@@ -1,4 +1,4 @@
-"""A frozen model made quicker for the time of an attack, to the same bits or to the rounding of another memory layout.
+"""A frozen model made quicker for the time of an attack, to the same bits or to rounding.
 
 What is changed belongs to the modules, and is as it was afterwards: attacks call a model thousands of times.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .architecture import Classifier
+from .folding import Folding, folded, is_watched
 from .inference import Net
 
 
@@ -22,6 +23,17 @@ def streamlined(model: Net) -> Iterator[None]:
     with ExitStack() as stack:
         for change in (_channels_last, _pooled_first, _unnormalized):
             stack.enter_context(change(model))
+        yield
+
+
+@contextmanager
+def streamlined_view(model: Classifier, folding: Folding) -> Iterator[None]:
+    """The same for a model whose weights a `View` gives, in channels-last order already, and with batch norm folded.
+
+    All passes inside must be with the same weights.
+    """
+    # Folded by the layers' names, so before any of them changes its place.
+    with folded(model.net, folding), _pooled_first(model), _unnormalized(model):
         yield
 
 
@@ -51,7 +63,7 @@ def _pooled_first(model: nn.Module) -> Iterator[None]:
     that values and gradients are the same to the bit.
     """
     stored: list[tuple[nn.Sequential, dict[str, nn.Module]]] = []
-    for block in [m for m in model.modules() if type(m) is nn.Sequential and not _is_watched(m)]:
+    for block in [m for m in model.modules() if type(m) is nn.Sequential and not is_watched(m)]:
         entries = dict(block.named_children())
         layers = list(entries.values())
         for i in range(len(layers) - 1):
@@ -72,7 +84,7 @@ def _swaps(first: nn.Module, second: nn.Module) -> bool:
         type(first) is nn.ReLU
         and type(second) is nn.MaxPool2d
         and not second.return_indices
-        and not (_is_watched(first) or _is_watched(second))
+        and not (is_watched(first) or is_watched(second))
     )
 
 
@@ -87,9 +99,3 @@ def _unnormalized(model: nn.Module) -> Iterator[None]:
     finally:
         for module in plain:
             del module.__dict__["forward"]
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody would see that the module is called in another place."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(len(each) for each in hooks)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import divergence, files, preparation, resume, rng, targets
+from . import divergence, files, folding, preparation, resume, rng, targets
 from .checkpoint import Checkpoint, dumps, load
 from .datasets.augment import augment
 from .errors import TrainingError
@@ -95,9 +95,19 @@ class _Run:
         images, _ = self.train_data.batch(torch.arange(min(_FEW, len(self.train_data))))
         self.optimizer = preparation.optimizer(recipe, self.model, self.sessions, images)
         self.latent = dict(self.model.net.named_parameters())
+        self.folding = folding.find(self.model, images[:2]) if self.attack is not None else folding.Folding()
         self.average = preparation.average(recipe, self.model)
         self.snapshots = Snapshots(
-            recipe, arch, self.parent, found, self.sessions, self.objective, self.attack, self.train_data, validation
+            recipe=recipe,
+            arch=arch,
+            parent=self.parent,
+            targets=found,
+            sessions=self.sessions,
+            objective=self.objective,
+            attack=self.attack,
+            folding=self.folding,
+            data=self.train_data,
+            validation=validation,
         )
         self.state_path = state_path if self.replicas.leads else None
         self.memory: dict[str, Tensor] = {}
@@ -166,7 +176,13 @@ class _Run:
         # Dropout and noise layers of the network: other draws for the images of another process.
         torch.manual_seed(rng.number(self.seed, "layers", self.step, *self.replicas.key))
         view = View(
-            self.model, self.sessions, self.latent, progress=self.step / self.total, memory=memory, parent=self.teacher
+            self.model,
+            self.sessions,
+            self.latent,
+            progress=self.step / self.total,
+            memory=memory,
+            parent=self.teacher,
+            folding=self.folding,
         )
         loss, logs = self.objective.loss(view, x, y, self.attack, (self.seed, "train", epoch), index)
         loss = weight * loss if weight != 1 else loss

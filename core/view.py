@@ -9,10 +9,13 @@ from torch.func import functional_call
 
 from .architecture import Classifier
 from .attacks.attack import Attack, Key
+from .folding import Folding
 from .inference import Net
 from .session import Session
 from .stepping import craft
+from .streamlining import streamlined_view
 
+_NOTHING = Folding()
 PerImage = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), y (n,) -> (n,)
 
 
@@ -25,6 +28,7 @@ class View:
     progress  of the training, in [0, 1)
     memory    tensors an objective keeps from step to step; they are saved with the run
     parent    images in [0, 1] -> logits of the network that training started from, where there is one
+    folding   what attacks may fold in the network (see `folding`)
     passes    (images, logits) of each training pass so far, once `heard` has been asked for
     """
 
@@ -37,8 +41,10 @@ class View:
         progress: float = 0.0,
         memory: dict[str, Tensor] | None = None,
         parent: Net | None = None,
+        folding: Folding = _NOTHING,
     ) -> None:
         self.model = model
+        self.folding = folding
         self.progress = progress
         self.memory: dict[str, Tensor] = {} if memory is None else memory
         self.parent = parent
@@ -94,7 +100,7 @@ class View:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), streamlined_view(self.model, self.folding):
                 found = craft(
                     attack, lambda z: self._forward(detached, z), x, y, key, index, loss, start=start, done=done
                 )
@@ -113,6 +119,7 @@ class View:
         inner = f"net.{prefix}"
         own = {f"net.{n.removeprefix(inner)}": b for n, b in self._statistics.items() if n.startswith(inner)}
         other._statistics = own
+        other.folding = self.folding.under(prefix)
         return other
 
     def heard(self) -> "View":
