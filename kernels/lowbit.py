@@ -1,14 +1,18 @@
 """Codes of two or four bits for integer kernels: the format, and plain torch as the specification of the ops on it.
 
-Packed matrix. `codes` is uint8 (ceil(out / 64), steps, 32 * bits), bits 2 (codes -1, 0, 1) or 4 (codes -7 ... 7).
+Packed matrix. `codes` is uint8 (ceil(out / 64), steps, 32 * bits), bits 2 (codes -1, 0, 1) or 4 (codes -7 ... 7; with
+zero points all that the bits hold).
 A step is four columns; every group of columns is padded to whole steps. Byte (block, step, 64 h + 4 lane + c) holds in
 its field b, bits b * bits and up, code + zero of output 64 block + 16 ((8 / bits) h + b) + lane at column c of the
 step, with zero = 1 at two bits and 8 at four. Padding holds zero and is never read as a weight.
 
 `scale` is float32 (groups, out), group g covering columns [g * width, (g + 1) * width), width = ceil(in / groups).
+`zero`, if there is one, is uint8 (groups, out): the stored field that stands for 0, in place of 1 or 8, so that the
+weight is (field - zero) * scale, as ONNX's MatMulNBits, GPTQ and AWQ have it.
 
-Modes: "accurate" rounds each row of x (each sample of an image batch) to integers in [-32512, 32512] times its own
-scale, "int8" to [-127, 127]; the products are then exact integers, summed exactly, and scaled in float32.
+Modes: "exact" leaves x in float32 (linear layers only); "accurate" rounds each row of x (each sample of an image batch)
+to integers in [-32512, 32512] times its own scale, "int8" to [-127, 127]; the products are then exact integers, summed
+exactly, and scaled in float32.
 A row with NaN or infinity gives NaN; a row below 1e-30 throughout counts as zero.
 """
 
@@ -30,14 +34,27 @@ SMALLEST = 1e-30
 def pack(codes: Tensor, bits: int, groups: int = 1) -> Tensor:
     """codes (out, in) int8 -> packed uint8 (ceil(out / 64), steps, 32 * bits)."""
     check_bits(bits)
+    return _pack(codes, bits, groups, -HIGHEST[bits], HIGHEST[bits])
+
+
+def pack_fields(fields: Tensor, bits: int, groups: int = 1) -> Tensor:
+    """fields (out, in) uint8, any below 2^bits, for layers with zero points -> packed as by `pack`."""
+    check_bits(bits)
+    if fields.dtype != torch.uint8:
+        raise TypeError(f"codes with zero points must be uint8, found {fields.dtype}")
+    if fields.numel() and int(fields.max()) >= 2**bits:
+        raise ValueError(f"codes of {bits} bits are below {2**bits}, found {int(fields.max())}")
+    return _pack((fields.short() - ZERO[bits]).to(torch.int8), bits, groups, -ZERO[bits], 2**bits - 1 - ZERO[bits])
+
+
+def _pack(codes: Tensor, bits: int, groups: int, lowest: int, highest: int) -> Tensor:
     if codes.dim() != 2 or codes.dtype != torch.int8:
         raise TypeError(f"codes must be int8 of 2 dimensions, found {codes.dtype} of shape {tuple(codes.shape)}")
     if not codes.numel():
         raise ValueError(f"a packed matrix has at least one weight, found shape {tuple(codes.shape)}")
-    highest = HIGHEST[bits]
-    if bool(((codes < -highest) | (codes > highest)).any()):
+    if bool(((codes < lowest) | (codes > highest)).any()):
         low, high = int(codes.min()), int(codes.max())
-        raise ValueError(f"{bits}-bit codes must be in [-{highest}, {highest}], found values from {low} to {high}")
+        raise ValueError(f"{bits}-bit codes must be in [{lowest}, {highest}], found values from {low} to {high}")
     out, columns = codes.shape
     if not 1 <= groups <= columns:
         raise ValueError(f"{columns} columns have 1 to {columns} groups, found {groups}")
@@ -84,11 +101,14 @@ def places(in_features: int, groups: int) -> Tensor:
     return column // width * (-(-width // STEP) * STEP) + column % width
 
 
-def dense(packed: Tensor, scale: Tensor, bits: int, in_features: int) -> Tensor:
-    """packed, scale (groups, out) -> weight (out, in) float32 = codes * scale."""
-    groups, out = scale.shape
+def dense(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:
+    """packed, scale (groups, out), zero (groups, out) -> weight (out, in) float32 = (codes - zero points) * scale."""
     check(packed, scale, bits, in_features)
-    codes = decode(packed, bits, out, in_features, groups)
+    groups, out = scale.shape
+    codes = decode(packed, bits, out, in_features, groups).float()
+    if zero is not None:
+        check_zero(zero, scale)
+        codes = codes - (reference.spread(zero.float().T, out, in_features) - ZERO[bits])
     return codes * reference.spread(scale.float().T, out, in_features)
 
 
@@ -104,12 +124,22 @@ def rounded(x: Tensor, mode: str, dims: tuple[int, ...]) -> Tensor:
 
 
 def linear(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, in_features: int, mode: str, relu: bool
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    relu: bool,
+    zero: Tensor | None = None,
 ) -> Tensor:
     """x (*, in) -> y (*, out) in the dtype of x: act(rounded(x) @ weight.T + bias), in float32."""
-    check_linear(x, packed, scale, bias, bits, in_features, mode)
-    weight = dense(packed, scale, bits, in_features)
-    values = rounded(x.float(), mode, (-1,))
+    check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
+    if zero is not None:
+        check_zero_values(zero, bits)
+    weight = dense(packed, scale, bits, in_features, zero)
+    values = x.float() if mode == "exact" else rounded(x.float(), mode, (-1,))
     y = F.linear(values, weight, None if bias is None else bias.float())
     return (y.relu() if relu else y).to(x.dtype)
 
@@ -183,9 +213,26 @@ def check(packed: Tensor, scale: Tensor, bits: int, in_features: int) -> None:
     check_packed(packed, bits, scale.shape[1], in_features, scale.shape[0])
 
 
-def check_operands(x: Tensor, scale: Tensor, bias: Tensor | None, mode: str) -> None:
-    if mode not in LEVELS:
-        raise ValueError(f"the mode of an integer kernel is one of {', '.join(LEVELS)}, found {mode!r}")
+def check_zero(zero: Tensor, scale: Tensor) -> None:
+    if zero.dtype != torch.uint8:
+        raise TypeError(f"the zero points must be uint8, found {zero.dtype}")
+    if zero.shape != scale.shape:
+        raise ValueError(f"the zero points must have the scale's shape {tuple(scale.shape)}, found {tuple(zero.shape)}")
+
+
+def check_zero_values(zero: Tensor, bits: int) -> None:
+    highest = int(zero.max())
+    if highest >= 2**bits:
+        raise ValueError(f"zero points of {bits} bits are below {2**bits}, found {highest}")
+
+
+def check_mode(mode: str, *more: str) -> None:
+    modes = (*more, *LEVELS)
+    if mode not in modes:
+        raise ValueError(f"the mode of this kernel is one of {', '.join(modes)}, found {mode!r}")
+
+
+def check_operands(x: Tensor, scale: Tensor, bias: Tensor | None) -> None:
     if x.dtype not in reference.FLOATS:
         raise TypeError(f"x must be floating, found {x.dtype}")
     if bias is not None and bias.dtype not in reference.FLOATS:
@@ -195,11 +242,21 @@ def check_operands(x: Tensor, scale: Tensor, bias: Tensor | None, mode: str) -> 
 
 
 def check_linear(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, in_features: int, mode: str
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    zero: Tensor | None = None,
 ) -> None:
     """TypeError or ValueError unless the arguments of `linear` fit together."""
     check(packed, scale, bits, in_features)
-    check_operands(x, scale, bias, mode)
+    if zero is not None:
+        check_zero(zero, scale)
+    check_mode(mode, "exact")
+    check_operands(x, scale, bias)
     if x.dim() < 1 or x.shape[-1] != in_features:
         raise ValueError(f"the last dimension of x must be {in_features}, found shape {tuple(x.shape)}")
 
@@ -225,7 +282,8 @@ def check_conv2d(
     if scale.dim() == 2 and scale.shape[0] != 1:
         raise ValueError(f"a packed kernel has one scale group, found {scale.shape[0]}")
     check(packed, scale, bits, kernel_columns(x.shape[1], kernel))
-    check_operands(x, scale, bias, mode)
+    check_mode(mode)
+    check_operands(x, scale, bias)
     if min(output_size(x, kernel, stride, padding, dilation)) < 1:
         raise ValueError(f"a kernel of {tuple(kernel)} does not fit into x of shape {tuple(x.shape)}")
 

@@ -14,8 +14,8 @@ from .ops import LIBRARY
 
 WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation"
 LIBRARY.define(
-    "lowbit_linear(Tensor x, Tensor packed, Tensor scale, Tensor? bias, int bits, int in_features, str mode, bool relu)"
-    " -> Tensor",
+    "lowbit_linear(Tensor x, Tensor packed, Tensor scale, Tensor? bias, int bits, int in_features, str mode, bool relu,"
+    " Tensor? zero=None) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 LIBRARY.define(
@@ -36,13 +36,15 @@ def lowbit_linear(
     in_features: int,
     mode: str = "accurate",
     relu: bool = False,
+    zero: Tensor | None = None,
 ) -> Tensor:
     """x (*, in), packed codes and scale (groups, out) (lowbit.py), bias (out,) or None -> y (*, out), dtype of x.
 
-    "accurate" differs from float64 by about 4e-5 of the largest output, "int8" by about 1e-2 (Gaussian x).
+    zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" has no kernel of its own; "accurate" differs
+    from float64 by about 4e-5 of the largest output, "int8" by about 1e-2 (Gaussian x).
     Differentiable in x and bias.
     """
-    return torch.ops.robustq.lowbit_linear(x, packed, scale, bias, bits, in_features, mode, relu)
+    return torch.ops.robustq.lowbit_linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
 
 
 def lowbit_conv2d(
@@ -67,9 +69,17 @@ def lowbit_conv2d(
 
 @torch.library.register_fake("robustq::lowbit_linear", lib=LIBRARY)
 def _(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, in_features: int, mode: str, relu: bool
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    relu: bool,
+    zero: Tensor | None = None,
 ) -> Tensor:
-    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode)
+    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
     return x.new_empty((*x.shape[:-1], scale.shape[1]))
 
 
@@ -93,20 +103,20 @@ def _(
 
 
 def keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, packed, scale, bias, ctx.bits, ctx.in_features, _, relu = inputs
-    ctx.save_for_backward(packed, scale, output if relu else None)
+    x, packed, scale, bias, ctx.bits, ctx.in_features, _, relu, zero = inputs
+    ctx.save_for_backward(packed, scale, zero, output if relu else None)
     ctx.dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
 
 def linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    packed, scale, output = ctx.saved_tensors
+    packed, scale, zero, output = ctx.saved_tensors
     wide = grad.float() if output is None else grad.float() * (output > 0)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = (wide @ lowbit.dense(packed, scale, ctx.bits, ctx.in_features)).to(ctx.dtype)
+        grad_x = (wide @ lowbit.dense(packed, scale, ctx.bits, ctx.in_features, zero)).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.reshape(-1, wide.shape[-1]).sum(0).to(ctx.bias_dtype)
-    return grad_x, None, None, grad_bias, None, None, None, None
+    return grad_x, None, None, grad_bias, None, None, None, None, None
 
 
 def keep_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -138,16 +148,27 @@ def address(tensor: Tensor | None) -> int:
 
 
 def native_linear(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, in_features: int, mode: str, relu: bool
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    relu: bool,
+    zero: Tensor | None = None,
 ) -> Tensor:
-    """`lowbit.linear` by the native module."""
-    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode)
+    """`lowbit.linear` by the native module; mode "exact" has no kernel."""
+    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
+    if mode == "exact":
+        return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
     groups, out = scale.shape
     y = torch.empty((*x.shape[:-1], out), dtype=torch.float32)
     if not y.numel():
         return y.to(x.dtype)
     wide, packed, scale = x.float().contiguous(), packed.contiguous(), scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
+    zero = None if zero is None else zero.contiguous()
     backend.native.integer_linear(
         wide.data_ptr(),
         wide.numel() // in_features,
@@ -162,6 +183,7 @@ def native_linear(
         relu,
         y.data_ptr(),
         torch.get_num_threads(),
+        address(zero),
     )
     return y.to(x.dtype)
 

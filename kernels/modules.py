@@ -22,12 +22,13 @@ IM2COL_POSITIONS = 16
 
 
 class PackedLinear(Packed):
-    """x (*, in) -> (*, out), from codes (out, in) int8, scale (1 or out, groups), bias (out,); modes in packed.py."""
+    """x (*, in) -> (*, out), from codes (out, in), scale and zero points (1 or out, groups), bias (out,): packed.py."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "exact":
+        if self.words:
             return ops.ternary_linear(x, self.packed, self.scale, self.bias, *self.matrix)
-        return lowbit_ops.lowbit_linear(x, self.packed, self.scale, self.bias, self.bits, self.matrix[1], self.mode)
+        layer = (self.packed, self.scale, self.bias, self.bits, self.matrix[1])
+        return lowbit_ops.lowbit_linear(x, *layer, self.mode, zero=self.zero)
 
 
 class PackedConv2d(Packed):
@@ -51,6 +52,8 @@ class PackedConv2d(Packed):
                 f"mode {mode!r} convolves with one group of channels and of scales and numeric padding of zeros, found "
                 f"{like.groups} and {tuple(scale.shape)}, padding {like.padding!r} of {like.padding_mode}"
             )
+        if mode == "exact" and bits != 2:
+            raise ValueError(f"mode 'exact' convolves with ternary codes of 2 bits, found {bits} bits")
         super().__init__(codes, scale, bias, mode, bits)
         self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
         self.padding, self.padding_mode = like.padding, like.padding_mode

@@ -3,6 +3,7 @@
 | mode       | format                          | activations                                  |
 |------------|---------------------------------|----------------------------------------------|
 | "exact"    | reference.py, ternary codes     | float32                                      |
+| "exact"    | lowbit.py, all other codes      | float32 (linear layers; no native kernel)    |
 | "accurate" | lowbit.py, codes of 2 or 4 bits | 16 bits, one scale a row (image: a sample)   |
 | "int8"     | lowbit.py, codes of 2 or 4 bits | 8 bits, one scale a row (image: a sample)    |
 """
@@ -11,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import lowbit, ops, reference
@@ -26,24 +28,33 @@ def check_mode(mode: str) -> None:
 class Packed(nn.Module):
     """A weight of any shape as packed codes of a matrix (rows = first axis), with scale and bias.
 
-    packed  buffer: int32 in mode "exact", uint8 else
-    scale   buffer: floating (1 or rows, groups) in mode "exact", float32 (groups, rows) else
+    packed  buffer: int32 where the codes are `words` (reference.py), uint8 (lowbit.py) else
+    scale   buffer: floating (1 or rows, groups) of words, float32 (groups, rows) else
+    zero    buffer: uint8 (groups, rows) zero points, or None
     bias    (rows,) parameter or None
-    `.to(dtype)` and `.half()` convert the bias like any weight, and the scale in mode "exact"; the codes stay.
+    `.to(dtype)` and `.half()` convert the bias like any weight, and the scale of words; the codes stay.
+
+    Codes are int8, or with zero points (1 or rows, groups) uint8 like these: the weight is (code - zero) * scale.
     """
 
     packed: Tensor
     scale: Tensor
+    zero: Tensor | None
     bias: nn.Parameter | None
 
     def __init__(
-        self, codes: Tensor, scale: Tensor, bias: Tensor | None = None, mode: str = "exact", bits: int = 2
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        mode: str = "exact",
+        bits: int = 2,
+        zero: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_mode(mode)
         lowbit.check_bits(bits)
-        if mode == "exact" and bits != 2:
-            raise ValueError(f"mode 'exact' runs from ternary codes of 2 bits, found {bits} bits")
+        self.words = mode == "exact" and bits == 2 and zero is None
         rows = codes.shape[0] if codes.dim() else 0
         self.mode, self.bits = mode, bits
         self.weight_shape = tuple(codes.shape)
@@ -54,8 +65,14 @@ class Packed(nn.Module):
         reference.check_scale(scale, *self.matrix)
         if bias is not None and tuple(bias.shape) != (rows,):
             raise ValueError(f"the bias must have shape ({rows},), found {tuple(bias.shape)}")
+        if zero is not None and (zero.shape != scale.shape or zero.dtype != torch.uint8):
+            found = f"{zero.dtype} of shape {tuple(zero.shape)}"
+            raise ValueError(f"zero points must be uint8 of the scale's shape {tuple(scale.shape)}, found {found}")
+        if zero is not None:
+            lowbit.check_zero_values(zero, bits)
+        self.register_buffer("zero", None if zero is None else zero.detach().expand(rows, -1).T.contiguous())
         self.register_buffer("packed", self.encode(codes))
-        if mode == "exact":
+        if self.words:
             kept = scale.detach().to(reference.sum_dtype(scale.dtype), copy=True)
         else:
             kept = scale.detach().float().expand(rows, -1).T.contiguous()
@@ -65,30 +82,34 @@ class Packed(nn.Module):
 
     def encode(self, codes: Tensor) -> Tensor:
         flat = codes.reshape(self.matrix)
-        return reference.pack(flat) if self.mode == "exact" else lowbit.pack(flat, self.bits, self.groups_of_row)
+        if self.words:
+            return reference.pack(flat)
+        pack = lowbit.pack if self.zero is None else lowbit.pack_fields
+        return pack(flat, self.bits, self.groups_of_row)
 
     @property
     def weight(self) -> Tensor:
         """The dense weight these codes stand for, decoded anew at each access: float32 (float64 if the scale is)."""
-        if self.mode == "exact":
+        if self.words:
             return ops.ternary_dense(self.packed, self.scale, *self.matrix).view(self.weight_shape)
         return self.decode()
 
     def decode(self) -> Tensor:
-        """The weight of a mode that is not "exact"."""
-        return lowbit.dense(self.packed, self.scale, self.bits, self.matrix[1]).view(self.weight_shape)
+        """The weight, unless the codes are words."""
+        return lowbit.dense(self.packed, self.scale, self.bits, self.matrix[1], self.zero).view(self.weight_shape)
 
     def corrupt(self, found: Tensor) -> str | None:
         """What is wrong with codes of the right shape, or None."""
         if found.dtype != self.packed.dtype:
             return f"must be {str(self.packed.dtype).removeprefix('torch.')}, found {found.dtype}"
-        if self.mode == "exact":
+        if self.words:
             wrong, pattern = reference.corrupt(found, *self.matrix), "10"
         else:
             columns = self.columns()
             codes = lowbit.decode(found, self.bits, self.matrix[0], columns, self.groups_of_row)
             wrong = int((codes.abs() > lowbit.HIGHEST[self.bits]).sum())
             pattern = "11" if self.bits == 2 else "0000"
+            wrong = 0 if self.zero is not None else wrong  # with zero points every pattern is a code
         return f"{wrong} of {math.prod(self.matrix)} codes hold the bit pattern {pattern}" if wrong else None
 
     def columns(self) -> int:
@@ -97,14 +118,15 @@ class Packed(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
         super()._apply(fn, recurse)
-        if self.mode != "exact":
+        if not self.words:
             self.scale = self.scale.float()  # the integer kernels take no other
         return self
 
     def extra_repr(self) -> str:
         shape = " x ".join(map(str, self.weight_shape))
         kind = "ternary" if self.bits == 2 else f"{self.bits}-bit"
-        return f"{kind} {shape}, scale {tuple(self.scale.shape)}, bias={self.bias is not None}, mode={self.mode}"
+        zero = "" if self.zero is None else ", zero points"
+        return f"{kind} {shape}, scale {tuple(self.scale.shape)}{zero}, bias={self.bias is not None}, mode={self.mode}"
 
     def _load_from_state_dict(
         self,
@@ -119,6 +141,9 @@ class Packed(nn.Module):
         found = state_dict.get(f"{prefix}packed")
         if found is not None and found.shape == self.packed.shape and (wrong := self.corrupt(found)):
             error_msgs.append(f"{prefix}packed{':' if 'codes' in wrong else ''} {wrong}")  # torch reports the rest
+        zero = state_dict.get(f"{prefix}zero")
+        if self.zero is not None and zero is not None and zero.numel() and int(zero.max()) >= 2**self.bits:
+            error_msgs.append(f"{prefix}zero: zero points of {self.bits} bits are below {2**self.bits}")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -24,12 +24,20 @@ def runs(x: Tensor, in_features: int, groups: int) -> bool:
 
 
 def linear_cuda(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, in_features: int, mode: str, relu: bool
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    relu: bool,
+    zero: Tensor | None = None,
 ) -> Tensor:
-    """`lowbit.linear` by K1 or K2."""
-    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode)
-    if not runs(x, in_features, scale.shape[0]):
-        return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu)
+    """`lowbit.linear` by K1 or K2; mode "exact" and zero points have no kernel."""
+    lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
+    if zero is not None or mode == "exact" or not runs(x, in_features, scale.shape[0]):
+        return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
     weight = _kept_fragments(packed, scale, bits, in_features, None)
     y = linear(x.reshape(-1, in_features), weight, mode, machine.launch, _epilogue(bias, relu), _hopper(x))
     return y.view(*x.shape[:-1], weight.outputs)

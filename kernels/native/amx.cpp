@@ -152,17 +152,25 @@ void configure(int planes) {
 void release() { asm volatile("tilerelease"); }
 
 // Field 3 of two bits is shifted down: the corrupt code 2 << 6 would be beyond a signed byte.
-template <int Bits, int Planes>
+template <int Bits, int Planes, bool Zero>
 void add_rows(const UnitAdd& a) {
   for (int b = 0; 16 * b < a.outputs; ++b) {
     const __mmask16 mask = a.outputs - 16 * b < 16 ? __mmask16((1 << (a.outputs - 16 * b)) - 1) : __mmask16(0xffff);
     const __m512 scale = _mm512_maskz_loadu_ps(mask, a.weight_scale + 16 * b);
     const __m128i down = _mm_cvtsi32_si128(shift(Bits, b));
+    __m512i zero = _mm512_setzero_si512();
+    if (Zero)
+      zero = _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, a.zero + 16 * b)),
+                              _mm512_set1_epi32(Bits == 2 ? 1 : 8));
     for (int r = 0; r < a.rows; ++r) {
       const int32_t* at = a.sum + r * Planes * kOutputs + 16 * b;
       __m512i sum = _mm512_sra_epi32(_mm512_loadu_si512(at), down);
-      if (Planes == 2)  // 256 * 8 * 127 * 4096 + ... < 2^31
+      if (Planes == 2)  // 256 * 15 * 127 * 4096 + ... < 2^31, so that it may wrap around in between
         sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), _mm512_sra_epi32(_mm512_loadu_si512(at + kOutputs), down));
+      if (Zero) {
+        const int32_t* x = a.activations + r * Planes;
+        sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, _mm512_set1_epi32(Planes == 2 ? 256 * x[0] + x[1] : x[0])));
+      }
       float* total = a.total + r * kOutputs + 16 * b;
       const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
       _mm512_storeu_ps(total, a.first ? product : _mm512_add_ps(_mm512_loadu_ps(total), product));
@@ -170,10 +178,13 @@ void add_rows(const UnitAdd& a) {
   }
 }
 
-void add(const UnitAdd& a) {
-  if (a.bits == 2) a.planes == 1 ? add_rows<2, 1>(a) : add_rows<2, 2>(a);
-  else a.planes == 1 ? add_rows<4, 1>(a) : add_rows<4, 2>(a);
+template <bool Zero>
+void add_as(const UnitAdd& a) {
+  if (a.bits == 2) a.planes == 1 ? add_rows<2, 1, Zero>(a) : add_rows<2, 2, Zero>(a);
+  else a.planes == 1 ? add_rows<4, 1, Zero>(a) : add_rows<4, 2, Zero>(a);
 }
+
+void add(const UnitAdd& a) { a.zero ? add_as<true>(a) : add_as<false>(a); }
 
 void put(const float* total, float scale, const float* bias, int outputs, bool relu, float* y) {
   for (int i = 0; i < outputs; i += 16) {

@@ -84,18 +84,26 @@ robustq::Activation activation(int planes, bool relu, uintptr_t x, uintptr_t y, 
   return {planes, relu};
 }
 
-// x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0
-// -> y (rows, out) f32
+// x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0,
+// zero (groups, out) u8 or 0 -> y (rows, out) f32
 void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, int bits,
-                    int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y, int threads) {
+                    int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y, int threads,
+                    uintptr_t zero) {
   need(rows > 0, "rows must be positive; rows", rows);
   need(in > 0, "in_features must be positive; in_features", in);
   need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);
   need_product("in_features x out_features is too large", {out, in});
   need_product("rows x in_features is too large", {rows, in});
   need_product("rows x out_features is too large", {rows, out});
-  robustq::integer_linear(weights(codes, scale, bias, bits, groups, out), reinterpret_cast<const float*>(x), rows, in,
-                          activation(planes, relu, x, y, threads), reinterpret_cast<float*>(y), threads);
+  robustq::Weights w = weights(codes, scale, bias, bits, groups, out);
+  const robustq::Activation mode = activation(planes, relu, x, y, threads);
+  if (zero) {
+    w.zero = reinterpret_cast<const uint8_t*>(zero);
+    uint8_t all = 0;
+    for (int64_t i = 0; i < groups * out; ++i) all |= w.zero[i];
+    need(all >> bits == 0, "a zero point has more bits than the codes; bits", bits);
+  }
+  robustq::integer_linear(w, reinterpret_cast<const float*>(x), rows, in, mode, reinterpret_cast<float*>(y), threads);
 }
 
 // x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels rounded up to four),

@@ -44,9 +44,11 @@ Range multiply_few(const Weights& w, const Plan& plan, const Panel& panel, Range
       for (int64_t b = 0; b < together; ++b) {
         const int64_t output = (blocks.first + b) * kOutputs;
         for (int r = 0; r < rows; ++r) y[r] = panel.y[size_t(r)] + output;
+        const int64_t at = piece.group * w.out + output;
         isa.finish({sum + b * planes * kOutputs, &panel.excess[p * size_t(planes)], nullptr, panel.scale.data(),
-                    w.scale + piece.group * w.out + output, w.bias ? w.bias + output : nullptr, y, panel.planes, rows,
-                    kOutputs, p == 0, relu && p + 1 == plan.pieces.size()});
+                    w.scale + at, w.bias ? w.bias + output : nullptr, w.zero ? w.zero + at : nullptr,
+                    w.zero ? &panel.total[p * size_t(planes)] : nullptr, w.usual(), y, panel.planes, rows, kOutputs,
+                    p == 0, relu && p + 1 == plan.pieces.size()});
       }
     }
   return blocks;
@@ -81,10 +83,12 @@ void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range bloc
         tile[count * panel.planes](
             {&panel.plane[size_t(first)], &plan.segments[size_t(piece.first)], piece.count, codes, sum});
         for (int r = 0; r < count; ++r) y[r] = panel.y[size_t(row + r)] + output;
-        isa.finish({sum, panel.decoded ? nullptr : &panel.excess[p * panel.plane.size() + size_t(first)],
-                    panel.decoded ? excess : nullptr, &panel.scale[size_t(row)],
-                    w.scale + piece.group * w.out + output, w.bias ? w.bias + output : nullptr, y, panel.planes, count,
-                    outputs, p == 0, relu && p + 1 == plan.pieces.size()});
+        const int64_t at = piece.group * w.out + output;
+        const size_t here = p * panel.plane.size() + size_t(first);
+        isa.finish({sum, panel.decoded ? nullptr : &panel.excess[here], panel.decoded ? excess : nullptr,
+                    &panel.scale[size_t(row)], w.scale + at, w.bias ? w.bias + output : nullptr,
+                    w.zero ? w.zero + at : nullptr, w.zero ? &panel.total[here] : nullptr, w.usual(), y, panel.planes,
+                    count, outputs, p == 0, relu && p + 1 == plan.pieces.size()});
       }
     }
   }
@@ -119,13 +123,13 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
   const int64_t pieces = int64_t(plan.pieces.size());
   const bool unit = unit_current() && rows * mode.planes >= kUnitPlanes;
   const bool decoded = !unit && rows * mode.planes >= isa.decode_planes;
-  const bool summed = !unit && !decoded;  // the sum of a row's activations is taken off
+  const bool excess = !unit && !decoded;  // the sum of a row's activations is taken off
+  const bool summed = excess || w.zero;
   const int64_t plane_bytes = (4 * plan.steps + 127) / 64 * 64;  // never a power of two, whose rows share cache sets
   const int64_t row_bytes = mode.planes * plane_bytes;
   Buffer<int8_t> q = buffer<int8_t>(rows * row_bytes);
   Buffer<float> scale = buffer<float>(rows);
   Buffer<int32_t> sums = buffer<int32_t>(!summed ? 1 : rows * mode.planes * pieces);
-  const int64_t zero = w.bits == 2 ? 1 : 8;
 
   in_parts(parts_for(rows * in, kRoundWork, threads), rows, [&](Range range) {
     for (int64_t r = range.first; r < range.last; ++r) {
@@ -148,10 +152,11 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
       }
       if (!summed) continue;
       for (int64_t p = 0; p < pieces; ++p)
-        for (int plane = 0; plane < mode.planes; ++plane)
+        for (int plane = 0; plane < mode.planes; ++plane) {
+          const Piece& piece = plan.pieces[size_t(p)];
           sums[size_t((p * rows + r) * mode.planes + plane)] =
-              int32_t(zero) * isa.total(high + plane * plane_bytes + 4 * plan.pieces[size_t(p)].step,
-                                        4 * plan.pieces[size_t(p)].steps);
+              isa.total(high + plane * plane_bytes + 4 * piece.step, 4 * piece.steps, decoded ? 128 : 0);
+        }
     }
   });
 
@@ -175,8 +180,10 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
       }
       if (summed)
         for (int64_t p = 0; p < pieces; ++p)
-          panel.excess.insert(panel.excess.end(), &sums[size_t((p * rows + first) * mode.planes)],
-                              &sums[size_t((p * rows + last - 1) * mode.planes)] + mode.planes);
+          panel.total.insert(panel.total.end(), &sums[size_t((p * rows + first) * mode.planes)],
+                             &sums[size_t((p * rows + last - 1) * mode.planes)] + mode.planes);
+      if (excess)
+        for (int32_t total : panel.total) panel.excess.push_back(w.usual() * total);
       const Range columns = by_output ? range : Range{0, blocks};
       if (unit) multiply_by_unit(w, plan, panel, columns.first, columns.last, mode.relu);
       else multiply(w, plan, panel, columns, mode.relu, block.get());

@@ -7,7 +7,8 @@
 //
 // Few rows: the stored codes are the unsigned operand; the sum is too large by zero times the sum of the activations.
 // Many rows: a block is decoded once, to signed codes, and the activations, plus 128, are the unsigned operand; the sum
-// is too large by 128 times the sum of the codes, whatever the row. `finish` takes either off.
+// is too large by 128 times the sum of the codes, whatever the row. `finish` takes either off, and with zero points of
+// the weights' own, (zero point - zero) times the sum of the activations, which each row has for each group.
 #pragma once
 #include <cstdint>
 
@@ -36,7 +37,8 @@ struct IntegerTile {
 };
 using IntegerTileFn = void (*)(const IntegerTile&);
 
-// y = (first ? bias : y) + weight_scale * row scale * (sum - excess); two planes are 256 * high + low.
+// y = (first ? bias : y) + weight_scale * row scale * (sum - excess - (zero - usual) * total); two planes are
+// 256 * high + low.
 struct Finish {
   const int32_t* sum;           // as the tile left them
   const int32_t* row_excess;    // for each plane of each row, or
@@ -44,6 +46,9 @@ struct Finish {
   const float* row_scale;       // for each row
   const float* weight_scale;    // for each output
   const float* bias;            // for each output, or null
+  const uint8_t* zero;          // for each output, or null: no more is to be taken off
+  const int32_t* total;         // for each plane of each row, if zero is not null
+  int usual;                    // the zero of the codes
   float* const* y;              // for each row
   int planes, rows, outputs;    // planes of a row: 1 or 2
   bool first, relu;             // relu: the last piece of columns, max(y, 0)
@@ -63,8 +68,8 @@ struct Integer {
   uint32_t (*magnitude)(const float* x, int64_t n);
   // q = rint(x * factor), |q| <= 127, or 32512 = 256 * high + low if low is not null; written plus `offset`
   void (*quantize)(const float* x, int64_t n, float factor, int offset, int8_t* high, int8_t* low);
-  // the sum of n int8
-  int32_t (*total)(const int8_t* x, int64_t n);
+  // the sum of n int8 that were written plus `offset`
+  int32_t (*total)(const int8_t* x, int64_t n, int offset);
   // Does nothing but products of bytes, from registers, for `rounds` rounds; how many. For rooflines.
   int64_t (*peak)(int64_t rounds);
   // Does nothing but read n bytes (a multiple of 256) in four streams
@@ -82,6 +87,8 @@ struct Weights {
   const float* bias;   // (out,) or null
   int bits;
   int64_t groups, out;
+  const uint8_t* zero = nullptr;  // (groups, out), below 2^bits: the stored codes that stand for 0; null: `usual`
+  int usual() const { return bits == 2 ? 1 : 8; }
 };
 struct Activation {
   int planes;  // 1: int8; 2: int16 in two planes of int8

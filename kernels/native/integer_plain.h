@@ -41,9 +41,9 @@ void quantize(const float* x, int64_t n, float factor, int offset, int8_t* high,
   }
 }
 
-int32_t total(const int8_t* x, int64_t n) {
+int32_t total(const int8_t* x, int64_t n, int offset) {
   int32_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  for (int64_t i = 0; i < n; ++i) sum += int8_t(x[i] - offset);
   return sum;
 }
 
@@ -66,24 +66,25 @@ uint32_t read(const uint8_t* x, int64_t n) {
 }
 
 // Excess: of output i, or of the row.
-template <bool PerOutput>
+template <bool PerOutput, bool Zero>
 inline void finish_row(const Finish& f, int row) {
   float* y = f.y[row];
   const float scale = f.row_scale[row];
   const int32_t* sum = f.sum + row * f.planes * kOutputs;
   const int32_t* excess = PerOutput ? f.excess : f.row_excess + row * f.planes;
+  const int32_t* total = Zero ? f.total + row * f.planes : nullptr;
+  const auto whole = [&](int plane, int i) {
+    const int32_t value = sum[plane * kOutputs + i] - excess[PerOutput ? i : plane];
+    return float(Zero ? value - (int32_t(f.zero[i]) - f.usual) * total[plane] : value);
+  };
   if (f.first && f.bias)
     std::memcpy(y, f.bias, size_t(f.outputs) * sizeof(float));
   else if (f.first)
     std::memset(y, 0, size_t(f.outputs) * sizeof(float));
   if (f.planes == 1) {
-    for (int i = 0; i < f.outputs; ++i) y[i] += f.weight_scale[i] * scale * float(sum[i] - excess[PerOutput ? i : 0]);
+    for (int i = 0; i < f.outputs; ++i) y[i] += f.weight_scale[i] * scale * whole(0, i);
   } else {
-    for (int i = 0; i < f.outputs; ++i) {
-      const float high = float(sum[i] - excess[PerOutput ? i : 0]);
-      const float low = float(sum[kOutputs + i] - excess[PerOutput ? i : 1]);
-      y[i] += f.weight_scale[i] * scale * (256.0f * high + low);
-    }
+    for (int i = 0; i < f.outputs; ++i) y[i] += f.weight_scale[i] * scale * (256.0f * whole(0, i) + whole(1, i));
   }
   if (f.relu)
     for (int i = 0; i < f.outputs; ++i) y[i] = y[i] < 0.0f ? 0.0f : y[i];  // NaN stays
@@ -91,8 +92,8 @@ inline void finish_row(const Finish& f, int row) {
 
 void finish(const Finish& f) {
   for (int row = 0; row < f.rows; ++row) {
-    if (f.excess) finish_row<true>(f, row);
-    else finish_row<false>(f, row);
+    if (f.zero) f.excess ? finish_row<true, true>(f, row) : finish_row<false, true>(f, row);
+    else f.excess ? finish_row<true, false>(f, row) : finish_row<false, false>(f, row);
   }
 }
 

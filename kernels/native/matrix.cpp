@@ -114,9 +114,13 @@ void multiply_by_unit(const Weights& w, const Plan& plan, const Panel& panel, in
           t.sum = sum;
           if (tiles > 1) unit.multiply(t);
           else unit.multiply_codes[w.bits / 4](t, part.steps);
-          if (part.ends)
-            unit.add({sum, w.scale + part.piece->group * w.out + output, totals.get() + row * kOutputs, w.bits,
-                      panel.planes, count, outputs, part.piece == plan.pieces.data()});
+          if (part.ends) {
+            const int64_t at = part.piece->group * w.out + output;
+            const int64_t here = (part.piece - plan.pieces.data()) * rows + row;
+            unit.add({sum, w.scale + at, w.zero ? w.zero + at : nullptr,
+                      w.zero ? &panel.total[size_t(here * panel.planes)] : nullptr, totals.get() + row * kOutputs,
+                      w.bits, panel.planes, count, outputs, part.piece == plan.pieces.data()});
+          }
         }
       }
     }

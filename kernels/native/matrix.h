@@ -25,10 +25,12 @@ struct UnitTile {
   int32_t* sum;            // [plane][64]
 };
 
-// total = (first ? 0 : total) + weight_scale * sum; two planes are 256 * high + low.
+// total = (first ? 0 : total) + weight_scale * (sum - (zero - usual) * activations); two planes are 256 * high + low.
 struct UnitAdd {
   const int32_t* sum;
   const float* weight_scale;  // for each output
+  const uint8_t* zero;        // for each output, or null
+  const int32_t* activations; // for each plane of each row, if zero is not null
   float* total;               // [row][64]
   int bits, planes, rows, outputs;
   bool first;

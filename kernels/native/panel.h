@@ -55,6 +55,7 @@ struct Panel {
   bool decoded = false;              // activations are stored plus 128, for decoded weights
   std::vector<const int8_t*> plane;  // [row][plane]
   std::vector<int32_t> excess;       // [piece][row][plane], unless decoded or for a matrix unit
+  std::vector<int32_t> total;        // the same, if the weights have zero points
   std::vector<float> scale;          // [row]
   std::vector<float*> y;             // [row]
 };

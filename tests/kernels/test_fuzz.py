@@ -51,7 +51,7 @@ def changed(arguments: Arguments, data: st.DataObject) -> Arguments:
     for name in data.draw(st.lists(st.sampled_from(sorted(arguments)), max_size=2, unique=True)):
         value = made[name]
         if isinstance(value, Tensor):
-            absent = name == "bias" and data.draw(st.booleans())
+            absent = name in ("bias", "zero") and data.draw(st.booleans())
             made[name] = None if absent else data.draw(st.sampled_from(CHANGES))(value)
         elif isinstance(value, list):
             made[name] = data.draw(st.lists(st.sampled_from(NUMBERS), max_size=3))
@@ -107,6 +107,7 @@ def integer(rng: torch.Generator, bits: int, mode: str) -> Arguments:
         "in_features": 37,
         "mode": mode,
         "relu": False,
+        "zero": torch.randint(0, 2**bits, (2, 20), generator=rng).to(torch.uint8),
     }
 
 

@@ -96,6 +96,57 @@ def test_an_outlier_costs_the_accurate_mode_little(ops_on: tuple[Callable[..., T
     assert error(y, F.linear(x.double(), dense64(codes, scale))) <= 1e-3
 
 
+def asymmetric(rows: int, out: int, columns: int, groups: int, bits: int) -> tuple[Tensor, ...]:
+    """x, fields and zero points of all the bits hold, scale (groups, out), weight in float64."""
+    x, _, scale, _ = case(rows, out, columns, groups, bits)
+    rng = torch.Generator().manual_seed(1)
+    sizes = [(out, columns), (groups, out)]
+    fields, zero = (torch.randint(0, 2**bits, size, generator=rng).to(torch.uint8) for size in sizes)
+    width = -(-columns // groups)
+    shifts = zero.double().T.repeat_interleave(width, 1)[:, :columns]
+    return x, fields, zero, scale, dense64(fields.double() - shifts, scale)
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("exact", 1e-5), ("accurate", 1e-4), ("int8", 2.5e-2)])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(
+    ("rows", "out", "columns", "groups"), [(1, 70, 1030, 7), (2, 300, 256, 2), (13, 65, 4101, 1), (50, 130, 515, 3)]
+)
+def test_zero_points_agree_with_float64(
+    ops_on: tuple[Callable[..., Tensor], ...],
+    rows: int,
+    out: int,
+    columns: int,
+    groups: int,
+    bits: int,
+    mode: str,
+    bound: float,
+) -> None:
+    x, fields, zero, scale, weight = asymmetric(rows, out, columns, groups, bits)
+    packed = lowbit.pack_fields(fields, bits, groups)
+    y = ops_on[0](x, packed, scale, None, bits, columns, mode, False, zero)
+    assert error(y, F.linear(x.double(), weight)) <= bound
+    assert torch.equal(lowbit.dense(packed, scale, bits, columns, zero).double(), weight.float().double())
+    if mode == "accurate":
+        x[:, 17] = 50
+        y = ops_on[0](x, packed, scale, None, bits, columns, mode, False, zero)
+        assert error(y, F.linear(x.double(), weight)) <= 1e-3
+    usual = torch.full_like(zero, lowbit.ZERO[bits])
+    plain = ops_on[0](x, packed, scale, None, bits, columns, mode, True)
+    assert torch.equal(ops_on[0](x, packed, scale, None, bits, columns, mode, True, usual), plain)
+
+
+def test_gradient_with_zero_points() -> None:
+    x, fields, zero, scale, weight = asymmetric(5, 30, 70, 3, 4)
+    x.requires_grad_()
+    packed = lowbit.pack_fields(fields, 4, 3)
+    arguments = (x, packed, scale, None, 4, 70, "accurate", False, zero)
+    torch.library.opcheck(torch.ops.robustq.lowbit_linear, arguments)
+    (found,) = torch.autograd.grad(torch.ops.robustq.lowbit_linear(*arguments).square().sum(), x)
+    wanted = 2 * F.linear(x.detach().double(), weight) @ weight
+    assert error(found, wanted) <= 1e-3
+
+
 @needs_native
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 140), st.integers(1, 90), st.sampled_from([2, 4]), st.booleans(), st.data())
@@ -304,7 +355,10 @@ def test_works_after_a_fork() -> None:
         ({"bits": 3}, ValueError, "2 or 4 bits, found 3"),
         ({"in_features": -40}, ValueError, "found 20 and -40"),
         ({"in_features": 2**62}, ValueError, "4611686018427387904"),
-        ({"mode": "exact"}, ValueError, "one of accurate, int8, found 'exact'"),
+        ({"mode": "fast"}, ValueError, "one of exact, accurate, int8, found 'fast'"),
+        ({"zero": torch.zeros(1, 20)}, TypeError, "must be uint8, found torch.float32"),
+        ({"zero": torch.zeros(20, 1, dtype=torch.uint8)}, ValueError, r"shape \(1, 20\), found \(20, 1\)"),
+        ({"zero": torch.full((1, 20), 4, dtype=torch.uint8)}, ValueError, "bits"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -365,7 +419,7 @@ def test_wrong_codes_are_refused() -> None:
 @needs_native
 def test_native_functions_check_their_numbers() -> None:
     linear, convolution = backend.native.integer_linear, backend.native.integer_convolution
-    good = [64, 3, 64, 64, 0, 2, 1, 20, 40, 1, False, 64, 1]
+    good = [64, 3, 64, 64, 0, 2, 1, 20, 40, 1, False, 64, 1, 0]
     for place, value, message in [
         (0, 0, "address of x = 0"),
         (0, 65, "address of x = 65"),

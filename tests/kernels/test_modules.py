@@ -297,7 +297,7 @@ def test_integer_refusals() -> None:
     with pytest.raises(ValueError, match=r"\(n, 4, height, width\), found \(2, 3, 5, 5\)"):
         layer(torch.zeros(2, 3, 5, 5))
     with pytest.raises(ValueError, match="ternary codes of 2 bits, found 4 bits"):
-        PackedLinear(codes.view(8, 36), scale, bits=4)
+        PackedConv2d(codes, scale, None, nn.Conv2d(4, 8, 3), bits=4)
     good = layer.state_dict()
     bad = {**good, "packed": good["packed"].clone()}
     bad["packed"][0, 0, 0] = 0b01010111
@@ -305,3 +305,40 @@ def test_integer_refusals() -> None:
         layer.load_state_dict(bad)
     with pytest.raises(RuntimeError, match=r"packed must be uint8, found torch.float32"):
         layer.load_state_dict({**good, "packed": good["packed"].float()})
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("exact", 1e-5), ("accurate", 1e-4), ("int8", 2.5e-2)])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_linear_layer_with_zero_points(mode: str, bits: int, bound: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    codes, zero = (torch.randint(0, 2**bits, size, generator=rng).to(torch.uint8) for size in [(30, 300), (30, 3)])
+    scale, bias = torch.rand(30, 3, generator=rng) + 0.5, torch.randn(30, generator=rng)
+    layer = PackedLinear(codes, scale, bias, mode, bits, zero)
+    weight = (codes.double() - zero.double().repeat_interleave(100, 1)) * scale.double().repeat_interleave(100, 1)
+    assert torch.equal(layer.weight.double(), weight.float().double())
+    x = torch.randn(9, 300, generator=rng)
+    y, exact = layer(x).double(), x.double() @ weight.T + bias.double()
+    assert float((y - exact).abs().max() / exact.abs().max()) <= bound
+    twin = PackedLinear(torch.zeros_like(codes), scale, bias, mode, bits, torch.zeros_like(zero))
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin(x), layer(x))
+    assert "zero points" in repr(copy.deepcopy(layer).half())
+    one = PackedLinear(codes, scale[:1], bias, mode, bits, zero[:1])
+    assert torch.equal(
+        one(x), PackedLinear(codes, scale[:1].repeat(30, 1), bias, mode, bits, zero[:1].repeat(30, 1))(x)
+    )
+
+
+def test_wrong_zero_points_are_refused() -> None:
+    codes, scale, zero = torch.zeros(5, 8, dtype=torch.uint8), torch.ones(5, 2), torch.zeros(5, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"uint8 of the scale's shape \(5, 2\), found torch.uint8 of shape \(5, 1\)"):
+        PackedLinear(codes, scale, bits=4, zero=zero[:, :1])
+    with pytest.raises(ValueError, match="zero points of 4 bits are below 16, found 16"):
+        PackedLinear(codes, scale, bits=4, zero=zero + 16)
+    with pytest.raises(TypeError, match=r"with zero points must be uint8, found torch.int8"):
+        PackedLinear(codes.to(torch.int8), scale, bits=4, zero=zero)
+    with pytest.raises(ValueError, match="codes of 2 bits are below 4, found 4"):
+        PackedLinear(codes + 4, scale, bits=2, zero=zero)
+    layer = PackedLinear(codes, scale, bits=4, zero=zero)
+    with pytest.raises(RuntimeError, match="zero: zero points of 4 bits are below 16"):
+        layer.load_state_dict({**layer.state_dict(), "zero": layer.state_dict()["zero"] + 16})

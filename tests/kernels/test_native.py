@@ -151,19 +151,24 @@ def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: b
     scale = rng.random((groups, out), np.float32)
     bias = rng.random(out, np.float32) if data.draw(st.booleans()) else None
     packed = rng.integers(0, 256, (-(-out // 64), steps(columns, groups), 32 * bits), np.uint8)
-    weight = codes_of(packed, bits, out, columns, groups) * spread(scale.T, columns)
+    codes = codes_of(packed, bits, out, columns, groups)
+    zero = rng.integers(0, 2**bits, (groups, out), np.uint8) if data.draw(st.booleans()) else None
+    if zero is not None:
+        codes -= spread(zero.T.astype(np.float64), columns) - ZERO[bits]
+    weight = codes * spread(scale.T, columns)
     x = activations(rng, (rows, columns), special)
     values = rounded(x, planes)
     wanted = values @ weight.T + (0 if bias is None else bias)
 
     def call() -> Array:
         y = np.full((rows, out), 7, np.float32)
-        numbers = (bits, groups, out, columns, planes, relu, at(y), threads)
+        numbers = (bits, groups, out, columns, planes, relu, at(y), threads, at(zero))
         backend.native.integer_linear(at(x), rows, at(packed), at(scale), at(bias), *numbers)
         return y
 
     for isa, y in on_each_isa(call):
-        agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, np.abs(values) @ np.abs(weight).T + 1, isa)
+        size = np.abs(values) @ (np.abs(weight) + 2**bits * (zero is not None)).T + 1
+        agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, size, isa)
 
 
 @settings(max_examples=60, deadline=None)
@@ -211,7 +216,8 @@ def convolve(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any) 
     return y, np.einsum("nhwckl,oklc->nhwo", np.abs(views), np.abs(weight))
 
 
-BUFFER = np.zeros(4096, np.uint8)  # for calls that must be refused before they touch it
+BUFFER = np.zeros(8192, np.uint8)  # for calls that must be refused before they touch it
+BUFFER[4096:] = 255
 HERE = BUFFER.ctypes.data + -BUFFER.ctypes.data % 64
 SIZES = (0, -1, -(2**63), 2**31, 2**62, 2**63 - 1, 2**64)
 FLOATS = (0, HERE + 1, HERE + 2, -64, 2**64)
@@ -254,6 +260,7 @@ INTEGER_LINEAR = {
     "relu": (False, (2, None, "yes")),
     "y": (HERE + 2048, FLOATS),
     "threads": (1, THREADS),
+    "zero": (0, (HERE + 5000, -1, 2**64)),  # the first: points of more bits than the codes
 }
 WRONG_SHAPES = (
     *((size, 4, 4, 3) for size in SIZES),
@@ -339,7 +346,7 @@ def test_callers_at_once_get_the_answers_of_one() -> None:
         scale, y = rng.random((3, out), np.float32), np.zeros((4, rows, out), np.float32)
         backend.native.linear(at(x), rows, at(words), at(scale), 1, 3, 0, at(y[0]), out, columns, 2)
         for planes in (1, 2):
-            numbers = (4, 3, out, columns, planes, False, at(y[planes]), 2)
+            numbers = (4, 3, out, columns, planes, False, at(y[planes]), 2, 0)
             backend.native.integer_linear(at(x), rows, at(packed), at(scale), 0, *numbers)
         return y.tobytes()
 
@@ -364,7 +371,7 @@ import numpy as np
 from robustq.kernels.backend import native
 x, packed, scale, y = (np.zeros(n, t) for n, t in [(40, "f4"), (10 * 64 - 1, "u1"), (20, "f4"), (20, "f4")])
 native.use(sys.argv[1])
-numbers = (2, 1, 20, 40, 1, False, y.ctypes.data, 1)
+numbers = (2, 1, 20, 40, 1, False, y.ctypes.data, 1, 0)
 native.integer_linear(x.ctypes.data, 1, packed.ctypes.data, scale.ctypes.data, 0, *numbers)
 """
 
