@@ -82,7 +82,7 @@ def folded(net: nn.Module, folding: Folding) -> Iterator[None]:
         for names in folding.triples:
             conv, norm, relu = (net.get_submodule(name) if name else None for name in names)
             assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, _NORMS)
+            assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
             if norm.training or is_watched(conv) or is_watched(norm):
                 continue
             change(conv, _Folded(conv, norm))
@@ -108,7 +108,7 @@ class _Folded:
     """The forward pass of a convolution with its batch norm; made in the first pass, where the weights are those shown
     to it (`functional_call` puts them into the modules for the time of a pass)."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.modules.batchnorm._BatchNorm) -> None:
         self.conv, self.norm = conv, norm
         self.made: tuple[Tensor, Tensor] | None = None
 
@@ -119,7 +119,7 @@ class _Folded:
 
 
 @torch.no_grad()
-def _product(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor]:
+def _product(conv: nn.Conv2d, norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """Weight (out, in, kh, kw) and bias (out,) of the convolution that gives what batch norm makes of `conv`."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None

@@ -93,7 +93,7 @@ def quantized_relu(
     if not isinstance(found, nn.ReLU):
         raise OptionError(f"{place} is {type(found).__name__}, not ReLU.")
     path, _, leaf = place.rpartition(".")
-    made = QuantizedReLU(start, **spec)
+    made = QuantizedReLU(start, **spec).to(_device(net))
     setattr(net.get_submodule(path), leaf, made)
     return made
 
@@ -165,10 +165,13 @@ def _kept(owner: nn.Module, child: str, make: Callable[[], Any]) -> Any:
         return _agreeing(child, getattr(owner, child), make().spec)
     if hasattr(owner, child):
         raise OptionError(f"the network has a {child!r} of its own.", "Rename it.")
-    device = next((p.device for p in owner.parameters()), torch.device("cpu"))
-    made = make().to(device)
+    made = make().to(_device(owner))
     owner.add_module(child, made)
     return made
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _agreeing(place: str, part: Any, spec: Mapping[str, Any]) -> Any:

@@ -152,7 +152,7 @@ class Sparse:
         return int((self.dense() == 0).sum())
 
     def dense(self) -> Tensor:
-        out = torch.zeros(self.shape)
+        out = torch.zeros(self.shape, device=self.values.device)
         out[self.mask] = self.values.float()
         return out
 

@@ -152,7 +152,7 @@ def average(recipe: Recipe, model: Classifier) -> Average:
     return Average(recipe.average)
 
 
-def teacher(recipe: Recipe, start: Checkpoint | None) -> Net | None:
+def teacher(recipe: Recipe, start: Checkpoint | None, device: torch.device) -> Net | None:
     """The network that training starts from, without noise and gradients, where it is to be learnt from."""
     if not recipe.distill.weight or start is None:
         return None
@@ -161,4 +161,4 @@ def teacher(recipe: Recipe, start: Checkpoint | None) -> Net | None:
     parent.requires_grad_(False)
     for layer in noises(parent):
         layer.silent = True
-    return parent
+    return parent.to(device)

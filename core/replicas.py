@@ -1,7 +1,8 @@
 """Training by several processes: each takes its share of every batch, DistributedDataParallel joins the gradients.
 
-The gradient is that of the whole batch, so networks without batch norm train as by one process, to rounding. Batch norm
-takes its statistics from each process's share; the running ones of the first process are everyone's.
+The gradient is that of the whole batch, so networks without batch norm train as by one process, to rounding. On GPUs
+batch norm takes its statistics from the whole batch too (SyncBatchNorm). Elsewhere it takes them from each process's
+share, and the running ones of the first process are everyone's.
 """
 
 import warnings
@@ -17,6 +18,7 @@ from .crew import Crew
 from .errors import OptionError
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 class Replicas:
@@ -25,7 +27,8 @@ class Replicas:
     All of them hold the same weights, optimizer and sessions, and take every step together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
         joined = dist.is_available() and dist.is_initialized()
         self.crew = Crew() if joined else None
         self.rank, self.size = (self.crew.rank, self.crew.size) if self.crew else (0, 1)
@@ -50,6 +53,8 @@ class Replicas:
         norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
         if not norms or self.size == 1:
             return []
+        if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
+            return [f"trained by {self.size} processes: batch norm took its statistics from whole batches."]
         return [
             f"trained by {self.size} processes: batch norm took its statistics from each one's share of a batch, and"
             " its running statistics are those of the first."
@@ -62,6 +67,12 @@ class Replicas:
                 f"a batch of {batch_size} images cannot be shared by {self.size} processes.",
                 f"Give --batch-size {self.size} or more, or start fewer processes.",
             )
+
+    def synchronised(self, net: nn.Module) -> nn.Module:
+        """The network, its batch norm joined over the processes where that can be done; parameters stay the same."""
+        if self.size == 1 or self.device.type != "cuda":
+            return net
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
 
     def own(self, model: nn.Module, parameters: Iterable[Tensor]) -> None:
         """Called once before training: the parameters whose gradients are joined, in `model` or not."""
@@ -94,7 +105,7 @@ class Replicas:
         """The mean of each value over the processes; not finite where one of them is not."""
         if not self.crew:
             return values
-        joined = torch.tensor(list(values.values()), dtype=torch.float64)
+        joined = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(joined)
         return dict(zip(values, (joined / self.size).tolist(), strict=True))
 
@@ -105,6 +116,24 @@ class Replicas:
         found: list[T | None] = [make() if self.leads else None]
         dist.broadcast_object_list(found)
         return found[0]  # type: ignore[return-value]
+
+
+def alone(net: nn.Module) -> nn.Module:
+    """The network with ordinary batch norm in place of the joined one, for passes that one process makes by itself."""
+    if isinstance(net, nn.SyncBatchNorm):
+        plain = _Alone(net.num_features, net.eps, net.momentum, net.affine, net.track_running_stats)
+        plain._parameters, plain._buffers = net._parameters, net._buffers
+        return plain.train(net.training)
+    for name, part in net.named_children():
+        setattr(net, name, alone(part))
+    return net
+
+
+class _Alone(nn.modules.batchnorm._BatchNorm):
+    """Batch norm for inputs of any number of axes, as the joined one takes them."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 class _Step(nn.Module):

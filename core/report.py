@@ -117,6 +117,8 @@ def environment() -> dict[str, Any]:
         from robustq.kernels import status
 
         result |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "kernels": status()}
+        if torch.cuda.is_available():
+            result["gpu"] = torch.cuda.get_device_name()
     return result
 
 

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import files
 from .errors import TrainingError
 
 
 def save(path: Path, fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Replace the state file; `fingerprint` says which run it belongs to."""
+    """Replace the state file; `fingerprint` says which run it belongs to. Where its tensors are is not recorded."""
     buffer = io.BytesIO()
-    torch.save({"fingerprint": json.dumps(fingerprint, sort_keys=True), **state}, buffer)
+    torch.save({"fingerprint": json.dumps(fingerprint, sort_keys=True), **moved(state, torch.device("cpu"))}, buffer)
     files.write(path, buffer.getvalue(), force=True)
 
 
 def load(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of the same run; TrainingError where it is broken or belongs to another one."""
+    """The state of the same run, on the CPU; TrainingError where it is broken or belongs to another one."""
     remedy = f"Delete {path} to start anew."
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
@@ -34,6 +35,15 @@ def load(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
         changed = ", ".join(place.removeprefix("recipe.") for place in _changes(saved, now))
         raise TrainingError(f"{path} belongs to another run: {changed} differs.", remedy)
     return state
+
+
+def moved(state: Any, device: torch.device) -> Any:
+    """A state (dicts and lists of tensors and plain values) with its tensors on a device."""
+    if isinstance(state, Mapping):
+        return {key: moved(value, device) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(moved(value, device) for value in state)
+    return state.to(device) if isinstance(state, Tensor) else state
 
 
 def _changes(saved: Any, now: Any, place: str = "") -> list[str]:

@@ -19,6 +19,7 @@ from .noise import noise_off, noises
 from .objectives.objective import Objective
 from .packed import Half, Packed, half_float
 from .recipe import Recipe, Spec
+from .replicas import alone
 from .session import Session
 from .shrinking import narrow
 from .targets import Targets
@@ -61,6 +62,7 @@ class Snapshots:
         packed |= {name: Half(half_float(current[name])) for name in self.targets.kept}
         current |= {name: tensor.dense() for name, tensor in packed.items()}
         model = copy.deepcopy(model)
+        model.net = alone(model.net)
         model.net.load_state_dict(current, strict=False)
         if self.sessions or averaged:
             self._reestimate(model, epoch, progress, memory)
@@ -110,7 +112,8 @@ class Snapshots:
         view = View(model.train(), (), weights, progress=progress, memory=dict(memory), folding=self.folding)
         with torch.no_grad():
             for index in order.split(settings.batch_size):
-                x, y = self.data.batch(index)
+                x, y = self.data.batch(index, model.mean.device)
+                index = index.to(x.device)
                 self.objective.loss(view, x, y, self.attack, (seed, "batch norm", epoch), index)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum

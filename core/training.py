@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import divergence, files, folding, preparation, resume, rng, targets
+from . import divergence, execution, files, folding, preparation, resume, rng, targets
 from .checkpoint import Checkpoint, dumps, load
 from .datasets.augment import augment
 from .errors import TrainingError
@@ -56,7 +56,7 @@ def train(
     with rng.seeded(recipe.run.seed, "initial weights"):
         run = _Run(recipe, start, state_path)
     if (saved := run.replicas.told(run.saved)) is not None:
-        run.restore(saved)
+        run.restore(resume.moved(saved, run.device))
     try:
         with rng.seeded(recipe.run.seed, "training"):
             run.loop(on_event or (lambda event: None))
@@ -74,15 +74,17 @@ class _Run:
     def __init__(self, recipe: Recipe, start: Checkpoint | None, state_path: Path | None) -> None:
         recipe = preparation.resolved(recipe, start)
         self.recipe, self.settings, self.seed = recipe, recipe.train, recipe.run.seed
-        self.replicas = Replicas()
+        self.device = execution.device(recipe.run)
+        self.replicas = Replicas(self.device)
         self.replicas.check(self.settings.batch_size)
         self.train_data, validation = preparation.data(recipe)
         self.augment = recipe.data.augment or "none"
         arch = preparation.arch(recipe, start)
-        self.model = preparation.model(recipe, start, arch)
+        self.model = preparation.model(recipe, start, arch).to(self.device)
+        self.model.net = self.replicas.synchronised(self.model.net)
         check_shape(self.model, validation, arch.name)
         self.parent = start.source if start is not None else None
-        self.teacher = preparation.teacher(recipe, start)
+        self.teacher = preparation.teacher(recipe, start, self.device)
         self.objective = preparation.objective(recipe, start)
         self.objective.check(self.model.net)
         self.attack = preparation.attack(recipe, self.objective)
@@ -92,7 +94,7 @@ class _Run:
         bare = preparation.plain_parameters(self.model)
         found = targets.find(bare, recipe.keep_fp) if recipe.compress else targets.Targets((), ())
         self.sessions = preparation.sessions(recipe, {n: bare[n] for n in found.names}, self.total)
-        images, _ = self.train_data.batch(torch.arange(min(_FEW, len(self.train_data))))
+        images, _ = self.train_data.batch(torch.arange(min(_FEW, len(self.train_data))), self.device)
         self.optimizer = preparation.optimizer(recipe, self.model, self.sessions, images)
         self.latent = dict(self.model.net.named_parameters())
         self.folding = folding.find(self.model, images[:2]) if self.attack is not None else folding.Folding()
@@ -116,8 +118,6 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.replicas.own(self.model, [p for group in self.optimizer.param_groups for p in group["params"]])
         self.warnings = [*self.train_data.notes, *self.replicas.remarks(self.model)]
-        if torch.device(recipe.run.device).type != "cpu":
-            self.warnings.append(f"trained on the CPU: --device {recipe.run.device} is for attacks and benchmarks.")
         self.sums: dict[str, float] = {}
 
     # ------------------------------------------------------------------ the loop
@@ -146,7 +146,8 @@ class _Run:
 
     def _step(self, index: Tensor, epoch: int) -> None:
         index, weight = self.replicas.share(index)
-        x, y = self.train_data.batch(index)
+        x, y = self.train_data.batch(index, self.device)
+        index = index.to(self.device)
         x = augment(x, self.augment, (self.seed, "augment", epoch), index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step / self.total) * group.get("factor", 1.0)
@@ -291,7 +292,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for session, saved in zip(self.sessions, state["sessions"], strict=True):
             session.load_state_dict(saved)
-        best = bytes(state["best"].numpy())
+        best = bytes(state["best"].cpu().numpy())
         self.step, self.best = int(state["step"]), b"" if best == b"-" else best
         exact, robust, clean = state["best_score"]
         self.best_score = (bool(exact), robust, clean)

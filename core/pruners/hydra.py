@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import OptionError
@@ -51,7 +51,8 @@ class HydraSession(Session):
 
     def __init__(self, options: Hydra, weights: Weights) -> None:
         self.options, self.progress = options, 0.0
-        self.scores = {name: scaled(w.detach()).requires_grad_() for name, w in weights.items()}
+        # Parameters proper: replicas join the gradients of no other tensors.
+        self.scores = {name: nn.Parameter(scaled(w.detach())) for name, w in weights.items()}
 
     def join(self, optimizer: Optimizer) -> None:
         if self.scores:

@@ -1,5 +1,6 @@
 """Two processes that train together, on this machine's loopback address."""
 
+import copy
 import json
 import os
 import socket
@@ -12,12 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustq.core.recipe import Recipe
+from robustq.core import execution
+from robustq.core.architecture import create
+from robustq.core.errors import OptionError
+from robustq.core.recipe import Recipe, RunPart
 from robustq.core.replicas import Replicas
+from robustq.core.replicas import alone as apart
 from robustq.core.training import train
 
-LENET = {"arch": "lenet", "args": {"size": 12, "classes": 4, "width": 3}}
-RESNET = {"arch": "resnet", "args": {"depth": 8, "width": 2, "channels": 1, "classes": 4}}
+LENET: dict[str, Any] = {"arch": "lenet", "args": {"size": 12, "classes": 4, "width": 3}}
+RESNET: dict[str, Any] = {"arch": "resnet", "args": {"depth": 8, "width": 2, "channels": 1, "classes": 4}}
 PRUNED_AND_QUANTIZED = {
     "objective": {"name": "trade-off"},
     "attack": {"name": "pgd", "steps": 2, "eps": 0.1},
@@ -43,6 +48,7 @@ def both(quadrants: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         {"out": "again", "recipe": mixed, "stop": 4},
         {"out": "again", "recipe": mixed},
         {"out": "norm", "recipe": recipe(quadrants, model=RESNET, compress=[{"name": "admm", "sparsity": 0.5}])},
+        {"out": "hydra", "recipe": recipe(quadrants, compress=[{"name": "hydra", "sparsity": 0.5, "switch": 0.7}])},
         {"out": "small", "recipe": small},
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -66,7 +72,7 @@ def same(a: Any, b: Any) -> bool:
     return all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
 
 
-@pytest.mark.parametrize("job", ["mixed", "again", "norm"])
+@pytest.mark.parametrize("job", ["mixed", "again", "norm", "hydra"])
 def test_all_processes_hold_the_same(both: dict[str, Any], job: str) -> None:
     first, second = both[job]
     for part in ("weights", "sessions", "result", "history"):
@@ -85,6 +91,12 @@ def test_without_batch_norm_the_result_is_that_of_one_process(both: dict[str, An
     assert found["warnings"] == alone.warnings
 
 
+def test_scores_are_learnt_from_the_images_of_all(both: dict[str, Any], quadrants: str) -> None:
+    alone = train(Recipe.from_dict(recipe(quadrants, compress=[{"name": "hydra", "sparsity": 0.5, "switch": 0.7}])))
+    for name, expected in alone.checkpoint.dense().items():
+        assert torch.allclose(both["hydra"][0]["result"][name], expected, rtol=1e-3, atol=1e-4), name
+
+
 def test_a_stopped_run_goes_on(both: dict[str, Any]) -> None:
     whole, resumed = both["mixed"][0], both["again"][0]
     assert same(whole["weights"], resumed["weights"])
@@ -99,6 +111,51 @@ def test_what_batch_norm_does_is_said(both: dict[str, Any]) -> None:
 def test_a_batch_must_have_an_image_for_each(both: dict[str, Any]) -> None:
     for found in both["small"]:
         assert "a batch of 1 images cannot be shared by 2 processes" in found["error"]
+
+
+def on_two_gpus(monkeypatch: pytest.MonkeyPatch) -> Replicas:
+    replicas = Replicas()
+    monkeypatch.setattr(replicas, "size", 2)
+    monkeypatch.setattr(replicas, "device", torch.device("cuda"))
+    return replicas
+
+
+def test_on_gpus_batch_norm_is_joined_but_not_where_one_process_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = create("resnet", {**RESNET["args"], "shortcut": "B"}).train()
+    plain = copy.deepcopy(net)
+    replicas = on_two_gpus(monkeypatch)
+    joined = replicas.synchronised(net)
+    assert [id(p) for p in joined.parameters()] == [id(p) for p in net.parameters()]
+    assert "from whole batches" in replicas.remarks(joined)[0]
+    assert "each one's share" in replicas.remarks(plain)[0]
+    x = torch.rand(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    by_itself = apart(copy.deepcopy(joined))
+    assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in by_itself.modules())
+    assert torch.equal(by_itself(x), plain(x))
+    assert all(torch.equal(b, plain.get_buffer(name)) for name, b in by_itself.named_buffers())
+    assert torch.equal(by_itself.eval()(x), plain.eval()(x))
+
+
+def test_without_gpus_or_others_batch_norm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    replicas = on_two_gpus(monkeypatch)
+    monkeypatch.setattr(replicas, "device", torch.device("cpu"))
+    assert replicas.synchronised(net) is net
+    assert type(net[0]) is torch.nn.BatchNorm2d
+    assert type(Replicas(torch.device("cuda")).synchronised(net)) is torch.nn.Sequential
+    assert type(net[0]) is torch.nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [("cuda:1", 4, "is one GPU, but each process takes its own"), ("cuda", 1, "process 2 of this machine has no GPU")],
+)
+def test_each_process_must_have_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, message: str) -> None:
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(OptionError, match=message), execution.crew(RunPart(device=device)):
+        pass
 
 
 def test_alone_nothing_is_shared() -> None:

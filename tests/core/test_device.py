@@ -1,0 +1,155 @@
+"""Training where --device says: nothing is left behind on the CPU, and the result is the same.
+
+There need not be a GPU: `elsewhere` refuses what one refuses. Under it, training must give what it gives on the CPU.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustq.core import registry
+from robustq.core.checkpoint import Checkpoint
+from robustq.core.errors import OptionError
+from robustq.core.recipe import Recipe
+from robustq.core.training import TrainResult, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*from a non-meta parameter:UserWarning")  # it holds numbers here
+
+
+def _elsewhere() -> Any:
+    spec = importlib.util.spec_from_file_location("elsewhere", Path(__file__).with_name("elsewhere.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["elsewhere"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+elsewhere = _elsewhere()
+SMALL = {"depth": 8, "width": 3, "channels": 1, "classes": 4}
+LENET = {"arch": "lenet", "args": {"size": 12, "classes": 4, "width": 2}}
+RESNET = {"arch": "resnet", "args": SMALL}
+NOISY = {"arch": "enresnet", "args": {**SMALL, "members": 2}}
+
+
+def recipe(quadrants: str, device: str, **sections: Any) -> Recipe:
+    settings = {"epochs": 1, "batch_size": 10, "lr": 0.05, "validation": 6, "bn_images": 10}
+    content: dict[str, Any] = {
+        "model": LENET,
+        "data": {"name": quadrants, "limit": 36, "augment": "crop+flip"},
+        "train": {**settings, "validation_attack_limit": 2},
+        "attack": {"name": "pgd", "eps": 0.1, "steps": 2, "step": 0.05},
+        "objective": {"name": "pgd-at"},
+        "run": {"device": device},
+    }
+    return Recipe.from_dict({**content, **sections})
+
+
+def both(quadrants: str, start: Checkpoint | None = None, **sections: Any) -> tuple[TrainResult, TrainResult]:
+    here = train(recipe(quadrants, "cpu", **sections), start=start)
+    with elsewhere.Elsewhere():
+        return here, train(recipe(quadrants, "meta", **sections), start=start)
+
+
+def assert_same(here: TrainResult, there: TrainResult) -> None:
+    weights = there.checkpoint.dense()
+    assert all(type(w) is torch.Tensor for w in weights.values())
+    for name, expected in here.checkpoint.dense().items():
+        if not name.endswith("num_batches_tracked"):  # torch does not load it where it takes the device for "meta"
+            assert torch.equal(weights[name], expected), name
+    assert [{**e, "seconds": 0} for e in there.history] == [{**e, "seconds": 0} for e in here.history]
+    assert there.warnings == here.warnings
+
+
+TRAINED = {  # every compressor that trains, alone or with others
+    "binary-relax": [{"name": "binary-relax"}],
+    "powers": [{"name": "binary-relax", "bits": 4, "alphabet": "powers", "group": "8"}],
+    "bcgd": [{"name": "bcgd", "bits": 4}],
+    "binary-connect": [{"name": "binary-connect", "bits": 1}],
+    "dnr": [{"name": "dnr", "sparsity": 0.5, "rewirings": 4}, {"name": "binary-relax", "bits": 4}],
+    "dnr channels": [{"name": "dnr", "sparsity": 0.5, "rewirings": 4, "granularity": "channel", "start": "magnitude"}],
+    "hydra": [{"name": "hydra", "sparsity": 0.5, "switch": 0.5}],
+    "admm": [{"name": "admm", "sparsity": 0.5, "updates": 2, "granularity": "column"}],
+    "magnitude": [{"name": "magnitude", "ramp": 0.5}],
+    "channels": [{"name": "magnitude", "granularity": "channel"}],
+    "rsr": [{"name": "rsr", "switch": 0.5, "variant": "proximal"}],
+    "rvsm": [{"name": "rvsm", "switch": 0.5}],
+    "rgsm": [{"name": "rgsm", "switch": 0.5}],
+    "pni": [{"name": "pni", "on": "weight,input,activation", "level": "element"}],
+    "circulant": [{"name": "circulant", "block": 2}, {"name": "non-expansive"}],
+    "quantized-relu": [{"name": "quantized-relu", "bits": 2}],
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_compressors_train_there(quadrants: str, name: str) -> None:
+    model = RESNET if name in ("dnr channels", "pni", "quantized-relu", "rgsm") else LENET
+    assert_same(*both(quadrants, compress=TRAINED[name], model=model))
+
+
+def test_every_compressor_that_trains_is_tested() -> None:
+    tested = {method["name"] for methods in TRAINED.values() for method in methods}
+    names = registry.names(*registry.COMPRESSORS)
+    assert {name for name in names if registry.find(name, *registry.COMPRESSORS).trains()} - tested == set()
+
+
+@pytest.mark.parametrize("name", registry.names("objective"))
+def test_objectives_train_there(quadrants: str, name: str) -> None:
+    small = {"images": 4, "iterations": 2} if name == "h-sat" else {}
+    assert_same(
+        *both(quadrants, objective={"name": name, **small}, model=NOISY if name in ("pgd-at", "mat") else RESNET)
+    )
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_other_norms_train_there(quadrants: str, norm: str) -> None:
+    assert_same(*both(quadrants, attack={"name": "pgd", "eps": 0.5, "steps": 2, "norm": norm}))
+
+
+def test_averages_and_parents_are_there(quadrants: str) -> None:
+    start = train(recipe(quadrants, "cpu", model=RESNET)).checkpoint
+    sections = {"average": {"kind": "ema", "decay": 0.5}, "distill": {"weight": 0.5}, "compress": [{"name": "dnr"}]}
+    assert_same(*both(quadrants, start, model=RESNET, **sections))
+
+
+def test_a_stopped_run_goes_on_there(quadrants: str, tmp_path: Path) -> None:
+    described = recipe(
+        quadrants,
+        "meta",
+        model=RESNET,
+        objective={"name": "free", "batch_replays": 2},
+        compress=[{"name": "dnr", "sparsity": 0.5}, {"name": "admm", "sparsity": 0.6}],
+        average={"kind": "swa", "start": 0.0},
+    )
+    state = tmp_path / "state"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 3:
+            raise KeyboardInterrupt
+
+    with elsewhere.Elsewhere():
+        whole = train(described)
+        with pytest.raises(KeyboardInterrupt):
+            train(described, state_path=state, on_event=stop)
+        assert_same(whole, train(described, state_path=state))
+
+
+def test_a_tensor_left_behind_is_noticed() -> None:
+    with elsewhere.Elsewhere():
+        there = torch.ones(3).to("meta")
+        assert float((there * 2).sum() + torch.tensor(1.0)) == 7  # tensors without axes go along
+        assert there[torch.tensor([0, 2])].tolist() == [1, 1]
+        for mixed in (lambda: there + torch.ones(3), lambda: torch.ones(3)[there.long()], there.numpy):
+            with pytest.raises((RuntimeError, TypeError)):
+                mixed()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_refused_before_training(quadrants: str) -> None:
+    with pytest.raises(OptionError, match=r"--device cuda cannot be used: .*\nUse --device cpu"):
+        train(recipe(quadrants, "cuda"))
