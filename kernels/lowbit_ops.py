@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import grad as gradients
 
 from . import backend, lowbit
+from .direct import plain
 from .ops import LIBRARY
 
 WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation"
@@ -44,7 +45,9 @@ def lowbit_linear(
     from float64 by about 4e-5 of the largest output, "int8" by about 1e-2 (Gaussian x).
     Differentiable in x and bias.
     """
-    return torch.ops.robustq.lowbit_linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
+    if backend.native is not None and plain(x, packed, scale, bias, zero):
+        return native_linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
+    return torch.ops.robustq.lowbit_linear.default(x, packed, scale, bias, bits, in_features, mode, relu, zero)
 
 
 def lowbit_conv2d(
@@ -64,6 +67,8 @@ def lowbit_conv2d(
 
     An implicit matrix product: no column matrix is built. Differentiable in x and bias.
     """
+    if backend.native is not None and plain(x, packed, scale, bias):
+        return native_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode, relu)
     return torch.ops.robustq.lowbit_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode, relu)
 
 
@@ -163,15 +168,16 @@ def native_linear(
     if mode == "exact":
         return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
     groups, out = scale.shape
-    y = torch.empty((*x.shape[:-1], out), dtype=torch.float32)
-    if not y.numel():
+    y = x.new_empty((*x.shape[:-1], out), dtype=torch.float32)
+    rows = x.numel() // in_features
+    if not rows:
         return y.to(x.dtype)
     wide, packed, scale = x.float().contiguous(), packed.contiguous(), scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     zero = None if zero is None else zero.contiguous()
     backend.native.integer_linear(
         wide.data_ptr(),
-        wide.numel() // in_features,
+        rows,
         packed.data_ptr(),
         scale.data_ptr(),
         address(bias),
@@ -185,7 +191,7 @@ def native_linear(
         torch.get_num_threads(),
         address(zero),
     )
-    return y.to(x.dtype)
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
 def native_conv2d(

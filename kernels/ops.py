@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import backend, reference
+from .direct import plain
 
 LIBRARY = torch.library.Library("robustq", "FRAGMENT")  # lives as long as the process, or the ops go away
 LIBRARY.define(
@@ -31,7 +32,9 @@ def ternary_linear(
 
     Exact: differs from float64 by at most 1e-5 of the largest output (float32). Differentiable in x, scale and bias.
     """
-    return torch.ops.robustq.ternary_linear(x, packed, scale, bias, out_features, in_features)
+    if backend.native is not None and plain(x, packed, scale, bias):
+        return native_linear(x, packed, scale, bias, out_features, in_features)
+    return torch.ops.robustq.ternary_linear.default(x, packed, scale, bias, out_features, in_features)
 
 
 def ternary_dense(packed: Tensor, scale: Tensor, out_features: int, in_features: int) -> Tensor:
@@ -109,7 +112,7 @@ def native_linear(
     wide = x.float().contiguous()
     packed, scale = packed.contiguous(), scale.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    y = torch.empty((*x.shape[:-1], out_features), dtype=torch.float32)
+    y = x.new_empty((*x.shape[:-1], out_features), dtype=torch.float32)
     backend.native.linear(
         wide.data_ptr(),
         wide.numel() // in_features,
@@ -123,7 +126,7 @@ def native_linear(
         in_features,
         torch.get_num_threads(),
     )
-    return y.to(x.dtype)
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
 def native_dense(packed: Tensor, scale: Tensor, out_features: int, in_features: int) -> Tensor:
