@@ -46,7 +46,8 @@ def with_training(recipe: Recipe, train: "TrainOptions") -> Recipe:
         raise OptionError(f"--lr is {train.lr}.", "A learning rate is above 0.")
     if train.epochs is not None:
         at_least("--epochs", train.epochs, 1)
-    recipe = recipe.replace("train", epochs=train.epochs, lr=lr).replace("data", augment=train.augment)
+    recipe = recipe.replace("train", epochs=train.epochs, lr=lr, precision=train.precision)
+    recipe = recipe.replace("data", augment=train.augment)
     weight = None if train.distill is None else number(train.distill, "--distill")
     recipe = recipe.replace("average", kind=train.average).replace("distill", weight=weight)
     if train.objective is None:

@@ -131,6 +131,12 @@ class TrainOptions:
             metavar="NAME[:K=V,...]",
         ),
     ] = None
+    precision: Annotated[
+        str | None,
+        _option(
+            "--precision", help="Of passes while training; bf16 is autocast.", panel="Training", metavar="float32|bf16"
+        ),
+    ] = None
     average: Annotated[
         str | None,
         _option(

@@ -114,7 +114,11 @@ class _Folded:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.made is None:
-            self.made = _product(self.conv, self.norm)
+            # In mixed precision cast once, as autocast casts in every pass.
+            kind, mixed = x.device.type, torch.is_autocast_enabled(x.device.type)
+            dtype = torch.get_autocast_dtype(kind) if mixed else self.conv.weight.dtype
+            weight, bias = _product(self.conv, self.norm)
+            self.made = weight.to(dtype), bias.to(dtype)
         return self.conv._conv_forward(x, *self.made)
 
 

@@ -88,6 +88,12 @@ class TrainPart(Method):
     bn_images: int = option(
         2048, "training images over which batch norm is re-estimated for exported weights; 0: never", low=0
     )
+    precision: str = option(
+        "float32",
+        "what the network computes in while it trains, attacks included; weights, losses, validation and all that is"
+        " exported are float32 either way",
+        choices=("float32", "bf16"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +163,14 @@ class Recipe:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same recipe back. Sections that change nothing are left out."""
-        off = [name for name in _OPTIONAL if getattr(self, name) == _OPTIONAL[name]()]
-        return {name: value for name, value in self._whole().items() if name not in off}
+        """Plain JSON values; `from_dict` gives the same recipe back. What recorded recipes may lack is left out where
+        it changes nothing."""
+        whole = self._whole()
+        for name in [name for name in _OPTIONAL if getattr(self, name) == _OPTIONAL[name]()]:
+            del whole[name]
+        if whole["train"]["precision"] == TrainPart.precision:
+            del whole["train"]["precision"]
+        return whole
 
     def _whole(self) -> dict[str, Any]:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

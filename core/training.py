@@ -184,6 +184,7 @@ class _Run:
             memory=memory,
             parent=self.teacher,
             folding=self.folding,
+            precision=self.settings.precision,
         )
         loss, logs = self.objective.loss(view, x, y, self.attack, (self.seed, "train", epoch), index)
         loss = weight * loss if weight != 1 else loss

@@ -1,7 +1,8 @@
 """A model as its sessions show it for one batch: what the loss and the inner attack call."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class View:
     memory    tensors an objective keeps from step to step; they are saved with the run
     parent    images in [0, 1] -> logits of the network that training started from, where there is one
     folding   what attacks may fold in the network (see `folding`)
+    precision "bf16": passes in mixed precision (autocast), with logits and gradients in float32; else "float32"
     passes    (images, logits) of each training pass so far, once `heard` has been asked for
     """
 
@@ -42,9 +44,11 @@ class View:
         memory: dict[str, Tensor] | None = None,
         parent: Net | None = None,
         folding: Folding = _NOTHING,
+        precision: str = "float32",
     ) -> None:
         self.model = model
         self.folding = folding
+        self.precision = precision
         self.progress = progress
         self.memory: dict[str, Tensor] = {} if memory is None else memory
         self.parent = parent
@@ -67,16 +71,16 @@ class View:
     @torch.no_grad()
     def answers(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, without a gradient."""
-        return self.at({}, x)
+        with _evaluating(self.model):
+            return self._forward(self.weights, x)
 
     def at(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, with some weights in place of those seen."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            return self._forward({**self.weights, **weights}, x)
-        finally:
-            self.model.train(training)
+        """x (n, c, h, w) in [0, 1] -> logits (n, classes) in eval mode, with some weights in place of those seen.
+
+        In float32 always: made for second derivatives.
+        """
+        with _evaluating(self.model):
+            return self._precise({**self.weights, **weights}, x)
 
     def attacked(
         self,
@@ -97,15 +101,8 @@ class View:
         if self._repeats:
             return self._found.pop(0)
         detached = {name: weight.detach() for name, weight in self.weights.items()}
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.enable_grad(), streamlined_view(self.model, self.folding):
-                found = craft(
-                    attack, lambda z: self._forward(detached, z), x, y, key, index, loss, start=start, done=done
-                )
-        finally:
-            self.model.train(training)
+        with torch.enable_grad(), _evaluating(self.model), streamlined_view(self.model, self.folding):
+            found = craft(attack, lambda z: self._forward(detached, z), x, y, key, index, loss, start=start, done=done)
         self._found.append(found)
         return found
 
@@ -143,8 +140,24 @@ class View:
         return other
 
     def _forward(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        if self.precision == "float32":
+            return self._precise(weights, x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self._precise(weights, x).float()
+
+    def _precise(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         shown = {f"net.{name}": weight for name, weight in weights.items()}
         return functional_call(self.model, {**shown, **self._statistics}, (_ordered(x),))
+
+
+@contextmanager
+def _evaluating(model: Classifier) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _ordered(values: Tensor) -> Tensor:
