@@ -33,6 +33,17 @@ def device(run: RunPart) -> torch.device:
 
 
 @contextmanager
+def repeatable() -> Iterator[None]:
+    """Convolutions on GPUs by algorithms that give the same bits each time, so that a resumed run is the same run."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+@contextmanager
 def crew(run: RunPart) -> Iterator[Crew | None]:
     """The processes that torchrun started, joined inside the block; None where this process is the only one.
 

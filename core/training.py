@@ -1,7 +1,7 @@
 """The only training loop: objective, compressors as sessions, validation, checkpoint selection, resume.
 
 Every random draw is a function of (seed, purpose, epoch or step, image index), so a run that was killed and resumed
-gives the weights of one that was not.
+gives the weights of one that was not; on a GPU to the rounding of those of its operations that add in any order.
 """
 
 import io
@@ -58,7 +58,7 @@ def train(
     if (saved := run.replicas.told(run.saved)) is not None:
         run.restore(resume.moved(saved, run.device))
     try:
-        with rng.seeded(recipe.run.seed, "training"):
+        with rng.seeded(recipe.run.seed, "training"), execution.repeatable():
             run.loop(on_event or (lambda event: None))
     except KeyboardInterrupt:
         run.save()

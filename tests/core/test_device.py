@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from robustq.core import registry
+from robustq.core import execution, registry
+from robustq.core.attacks.pgd import Pgd
 from robustq.core.checkpoint import Checkpoint
 from robustq.core.errors import OptionError
 from robustq.core.recipe import Recipe
+from robustq.core.stepping import craft
 from robustq.core.training import TrainResult, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*from a non-meta parameter:UserWarning")  # it holds numbers here
@@ -137,6 +139,27 @@ def test_a_stopped_run_goes_on_there(quadrants: str, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             train(described, state_path=state, on_event=stop)
         assert_same(whole, train(described, state_path=state))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_gradient_that_is_not_finite_moves_nothing(device: str) -> None:
+    def torn(x: torch.Tensor) -> torch.Tensor:  # infinitely steep at the first pixel, smooth at the others
+        return torch.stack([x[:, 0].sub(x[:, 0].detach()).sqrt(), *x[:, 1:].unbind(1)], 1)
+
+    attack = Pgd(eps=0.2, steps=1, step=0.1)
+    x, y, index = torch.full((2, 3), 0.5), torch.tensor([0, 1]), torch.arange(2)
+    with elsewhere.Elsewhere():
+        there = [value.to(device) for value in (x, y, index)]
+        found = craft(attack, torn, there[0], there[1], (0,), there[2], start=there[0]).cpu()
+    assert torch.equal(found[:, 0], x[:, 0])
+    assert torch.allclose((found - x)[:, 1:].abs(), torch.tensor(0.1))
+
+
+def test_convolutions_repeat_themselves_while_training() -> None:
+    before = torch.backends.cudnn.deterministic
+    with execution.repeatable():
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic == before
 
 
 def test_a_tensor_left_behind_is_noticed() -> None:
