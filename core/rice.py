@@ -13,8 +13,13 @@ of the entropy. Its three parts are stored one after the other, not interleaved,
 A gap is the number of positions that are not kept between a kept position and the one before it (or the start).
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from robustq.kernels import storage
 
 from .errors import InputFileError
 
@@ -26,23 +31,63 @@ MAX_R = 31
 MAX_N = 2**32 - 1
 
 
+@dataclass(frozen=True)
+class Places:
+    """Which of n places are kept, and what their gaps take.
+
+    bitmap  uint8 (ceil(n / 8),), the first place in the lowest bit
+    r       the parameter that takes the fewest bits, or -1 where the gaps take as many bytes as the bitmap, or more
+    unary   bits of the unary part
+    """
+
+    bitmap: Bytes
+    n: int
+    kept: int
+    r: int
+    unary: int
+
+    @property
+    def low_bytes(self) -> int:
+        return -(-self.kept * self.r // 8)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the gaps, if r is not -1."""
+        return HEAD + self.low_bytes + -(-self.unary // 8)
+
+
+def survey(values: NDArray[Any], enough: int = 2**40) -> Places:
+    """The places where values (n,), a byte each, are not 0; r may be -1 if the gaps take `enough` bytes or more."""
+    found = storage.survey(values, enough)
+    if found is not None:
+        return Places(found[0], len(values), *found[1:])
+    mask = values != 0
+    gaps = _gaps(mask)
+    return Places(np.packbits(mask, bitorder="little"), len(mask), len(gaps), *_parameter(gaps))
+
+
 def encode(mask: Mask) -> Bytes:
     """mask (n,), n < 2^32 -> bytes; of all parameters the one that takes the fewest bits."""
-    gaps = _gaps(mask)
-    r = _parameter(gaps)[0]
-    head = np.frombuffer(bytes([r]) + len(gaps).to_bytes(4, "little"), np.uint8)
-    low = ((gaps[:, None] >> np.arange(r)) & 1).astype(np.uint8)
-    ends = np.cumsum((gaps >> r) + 1)
-    unary = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
-    unary[ends - 1] = 1
-    return np.concatenate([head, np.packbits(low, bitorder="little"), np.packbits(unary, bitorder="little")])
+    return write(survey(mask))
+
+
+def write(places: Places) -> Bytes:
+    """The bytes of the gaps of fewer than 2^32 places, r not -1."""
+    r, unary_bytes = places.r, -(-places.unary // 8)
+    head = np.frombuffer(bytes([r]) + places.kept.to_bytes(4, "little"), np.uint8)
+    parts = storage.encode_gaps(places.bitmap, places.n, r, places.low_bytes, unary_bytes)
+    if parts is None:
+        gaps = _gaps(np.unpackbits(places.bitmap, count=places.n, bitorder="little"))
+        low = ((gaps[:, None] >> np.arange(r)) & 1).astype(np.uint8)
+        unary = np.zeros(places.unary, np.uint8)
+        unary[np.cumsum((gaps >> r) + 1) - 1] = 1
+        parts = np.packbits(low, bitorder="little"), np.packbits(unary, bitorder="little")
+    return np.concatenate([head, *parts])
 
 
 def size(mask: Mask) -> int:
     """The bytes that `encode` gives for mask (n,)."""
-    gaps = _gaps(mask)
-    r, unary = _parameter(gaps)
-    return HEAD + -(-len(gaps) * r // 8) + -(-unary // 8)
+    return survey(mask).size
 
 
 def count(data: Bytes) -> int:
@@ -54,12 +99,22 @@ def count(data: Bytes) -> int:
 
 def decode(data: Bytes, n: int) -> Mask:
     """bytes -> mask (n,); InputFileError for anything that `encode` would not have written."""
+    return np.unpackbits(decode_bitmap(data, n), count=n, bitorder="little").view(np.bool_)
+
+
+def decode_bitmap(data: Bytes, n: int) -> Bytes:
+    """bytes -> bitmap (ceil(n / 8),); InputFileError as from `decode`."""
     k, r = count(data), int(data[0])
     if k > n or r > MAX_R or n > MAX_N:
         raise InputFileError(f"{k} gaps of parameter {r} are stored for {n} weights.")
     split = HEAD + -(-k * r // 8)
     if len(data) < split:
         raise InputFileError(f"{k} gaps of parameter {r} take more than {split - 1} bytes, but {len(data)} are stored.")
+    bitmap = storage.decode_gaps(data[HEAD:split], data[split:], k, r, n)
+    return np.packbits(_decode(data, n, k, r, split), bitorder="little") if bitmap is None else bitmap
+
+
+def _decode(data: Bytes, n: int, k: int, r: int, split: int) -> Mask:
     low = np.unpackbits(data[HEAD:split], bitorder="little")
     unary = data[split:]
     if low[k * r :].any() or (len(unary) and unary[-1] == 0):
@@ -79,7 +134,7 @@ def decode(data: Bytes, n: int) -> Mask:
     return mask
 
 
-def _gaps(mask: Mask) -> NDArray[np.int64]:
+def _gaps(mask: NDArray[Any]) -> NDArray[np.int64]:
     return np.diff(np.flatnonzero(mask), prepend=-1) - 1
 
 

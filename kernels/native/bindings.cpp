@@ -16,6 +16,10 @@
 namespace nb = nanobind;
 using robustq::Matrix;
 
+namespace robustq {
+void bind_storage(nb::module_& m);  // storage_bindings.cpp
+}
+
 namespace {
 
 void need(bool ok, const char* what, int64_t value) {
@@ -150,6 +154,7 @@ nb::list available() {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  robustq::bind_storage(m);
   m.def("available", &available);
   m.def("isa", [] { return robustq::isa_name(); });
   m.def("use", [](const std::string& name) {

@@ -9,6 +9,7 @@
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
+#include "storage.h"
 
 namespace robustq {
 namespace {
@@ -17,6 +18,7 @@ struct Choice {
   const char* name;
   const Isa* isa;
   const Integer* integer;
+  const Storage* storage;
   const Unit* unit = nullptr;
 };
 
@@ -29,24 +31,25 @@ bool has_amx() {
 #endif
 
 struct Available {
-  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer}};
+  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_storage}};
   int count = 1;
   Available() {
 #if ROBUSTQ_HAVE_AVX2
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
-    sets[count++] = {"avx2", &avx2_isa, &avx2_integer};
+    const Storage* storage = __builtin_cpu_supports("bmi2") ? &avx2_storage : &scalar_storage;
+    sets[count++] = {"avx2", &avx2_isa, &avx2_integer, storage};
 #if ROBUSTQ_HAVE_AVX512
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl"))
       return;
-    sets[count++] = {"avx512", &avx512_isa, &avx2_integer};  // without VNNI, twice the width gains little
+    sets[count++] = {"avx512", &avx512_isa, &avx2_integer, storage};  // without VNNI, twice the width gains little
 #if ROBUSTQ_HAVE_AVX512VNNI
     if (!__builtin_cpu_supports("avx512vnni")) return;
-    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer};
+    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, storage};
 #if ROBUSTQ_HAVE_AMX
     if (!has_amx() || !amx_permitted()) return;
-    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, &amx_unit};
+    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, storage, &amx_unit};
 #endif
 #endif
 #endif
@@ -73,6 +76,7 @@ const char* isa_name(int index) { return available().sets[index].name; }
 const char* isa_name() { return current().name; }
 const Isa& isa_current() { return *current().isa; }
 const Integer& integer_current() { return *current().integer; }
+const Storage& storage_current() { return *current().storage; }
 const Unit* unit_current() { return current().unit; }
 
 bool isa_use(const char* name) {

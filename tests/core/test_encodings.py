@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustq.core.encodings import pack_bits, pack_codes, unpack_bits, unpack_codes
+from robustq.core.encodings import pack_bits, pack_codes, pack_mask, unpack_bits, unpack_codes, unpack_mask
 from robustq.core.errors import InputFileError, WeightError
+from robustq.kernels import backend
 
 ALPHABETS = st.sampled_from([(1, True), (1, False), (2, False), (3, False), (7, False), (8, False), (127, False)])
 
@@ -143,3 +144,54 @@ def test_inconsistent_bitmaps_are_refused(data):
 def test_codes_outside_the_alphabet_are_refused(codes, levels, binary, message):
     with pytest.raises(WeightError, match=message):
         pack_codes(torch.tensor(codes, dtype=torch.int8), levels, binary)
+
+
+def without_native(call):
+    """What `call` gives in numpy."""
+    native, backend.native = backend.native, None
+    try:
+        return call()
+    finally:
+        backend.native = native
+
+
+def told(call):
+    """The codes, or what is wrong with them."""
+    try:
+        return call().tolist()
+    except InputFileError as error:
+        return str(error)
+
+
+@given(ALPHABETS, st.integers(0, 12000), st.floats(0, 1), st.integers(0, 2**31))
+def test_native_code_writes_and_reads_the_same_bytes(alphabet, n, zeros, seed):
+    levels, binary = alphabet
+    rng = torch.Generator().manual_seed(seed)
+    signs = 2 * torch.randint(0, 2, (n,), generator=rng) - 1
+    codes = signs * torch.randint(1, levels + 1, (n,), generator=rng)
+    codes = (codes if binary else codes * (torch.rand(n, generator=rng) >= zeros)).to(torch.int8)
+    header, payload = pack_codes(codes, levels, binary)
+    plain_header, plain = without_native(lambda: pack_codes(codes, levels, binary))
+    assert header == plain_header
+    assert torch.equal(payload["codes"], plain["codes"])
+    header |= {"levels": levels, "binary": binary}
+    assert torch.equal(unpack_codes(header, payload, n), codes)
+    assert torch.equal(without_native(lambda: unpack_codes(header, payload, n)), codes)
+    encoding, data = pack_mask(codes != 0)
+    plain_encoding, plain_data = without_native(lambda: pack_mask(codes != 0))
+    assert encoding == plain_encoding
+    assert torch.equal(data, plain_data)
+    assert torch.equal(unpack_mask(encoding, data, n), codes != 0)
+
+
+@given(
+    ALPHABETS, st.sampled_from(["base3", "u3", "u4", "u8", "bits", "bitmap", "rice"]), st.binary(max_size=30), st.data()
+)
+def test_native_code_refuses_the_same_bytes(alphabet, encoding, raw, data):
+    levels, binary = alphabet
+    n = data.draw(st.integers(0, 60))
+
+    def call():
+        return unpack(encoding, list(raw), n, levels, binary)
+
+    assert told(call) == told(lambda: without_native(call))

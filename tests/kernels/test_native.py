@@ -224,6 +224,8 @@ FLOATS = (0, HERE + 1, HERE + 2, -64, 2**64)
 BIAS = FLOATS[1:]
 BYTES = (0, -1, 2**64)
 THREADS = (0, -1, 2**31)
+COUNTS = (0, -1, 2**40, -(2**63), 2**64)
+WIDTHS = (0, 2, 6, 9, -1, 2**31)
 LINEAR = {
     "x": (HERE, FLOATS),
     "rows": (2, SIZES),
@@ -307,6 +309,46 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dense": DENSE,
     "integer_linear": INTEGER_LINEAR,
     "integer_convolution": CONVOLUTION,
+    "keep": {"codes": (HERE, BYTES), "n": (9, COUNTS), "bitmap": (HERE + 2048, BYTES)},
+    "survey": {"bitmap": (HERE, BYTES), "n": (9, COUNTS), "enough": (99, (2**63, None))},
+    "store": {
+        "width": (3, WIDTHS),
+        "codes": (HERE, BYTES),
+        "bitmap": (0, (HERE, -1, 2**64)),  # the first keeps another number
+        "kept": (9, (*COUNTS[1:], 8, 10)),
+        "n": (9, (*COUNTS, 8, 10)),
+        "levels": (3, (0, -1, 4, 128)),
+        "out": (HERE + 2048, BYTES),
+        "bytes": (4, (3, 5, -1, 2**62)),
+    },
+    "restore": {
+        "width": (4, WIDTHS),
+        "data": (HERE, BYTES),
+        "bytes": (5, (4, 6, -1, 2**62)),
+        "bitmap": (0, (-1, 2**64)),
+        "kept": (9, (*COUNTS[1:], 8, 10)),
+        "n": (9, (*COUNTS, 8, 10)),
+        "levels": (7, (0, -1, 8, 128)),
+        "codes": (HERE + 2048, BYTES),
+    },
+    "store_gaps": {
+        "bitmap": (HERE + 5000, BYTES),
+        "n": (16, (*COUNTS, 15, 2)),
+        "r": (1, (0, 2, 32, -1)),
+        "low": (HERE + 2048, BYTES),
+        "low_bytes": (2, (0, 1, 3, -1, 2**62)),
+        "unary": (HERE + 2100, BYTES),
+        "unary_bytes": (2, (0, 1, 3, -1, 2**62)),
+    },
+    "restore_gaps": {
+        "low": (HERE, BYTES),
+        "unary": (HERE, BYTES),
+        "unary_bytes": (2, (-1, 2**40, 2**62)),
+        "kept": (3, (17, -1, 2**62)),
+        "r": (1, (32, -1, 2**31)),
+        "n": (16, COUNTS),
+        "bitmap": (HERE + 2048, BYTES),
+    },
     "read": {"x": (HERE, BYTES), "bytes": (256, (-1, -(2**63), 2**63))},
     "peak": {"bytes": (True, (2, None)), "rounds": (1, (-1, -(2**63), 2**62, 2**64))},
     "use": {"name": (ISAS[-1] if ISAS else "", ("", "mmx", "avx512" * 9999, None, 3))},

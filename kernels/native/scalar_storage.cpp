@@ -1,0 +1,8 @@
+// Encodings: any processor.
+#include "storage_plain.h"
+
+namespace robustq {
+
+const Storage scalar_storage = {keep, store, restore, survey, store_gaps, restore_gaps};
+
+}  // namespace robustq
