@@ -1,5 +1,5 @@
 // Encodings where pext and pdep gather and scatter bits in one instruction (BMI2), which all processors with AVX2 have.
-#include "storage_plain.h"
+#include "storage_gaps.h"
 
 namespace robustq {
 

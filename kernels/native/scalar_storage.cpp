@@ -1,5 +1,5 @@
 // Encodings: any processor.
-#include "storage_plain.h"
+#include "storage_gaps.h"
 
 namespace robustq {
 
