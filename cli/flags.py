@@ -87,7 +87,7 @@ def with_compression(
         raise OptionError("--group is for quantization.", "Give --bits too.")
     specs: list[Spec] = []
     named = Spec.parse(method) if method is not None else Spec("projection")
-    if sparsity is not None and named.name not in names("pruner"):
+    if sparsity is not None and not _prunes(named.name):
         specs.append(Spec("magnitude", {"sparsity": sparsity}))
         sparsity = None
     if block is not None and method is None:
@@ -98,6 +98,13 @@ def with_compression(
         given = {key: value for key, value in options.items() if value is not None}
         specs.append(known(Spec(named.name, {**given, **named.options}), *COMPRESSORS))
     return dataclasses.replace(recipe, compress=tuple(specs)) if specs else recipe
+
+
+def _prunes(method: str) -> bool:
+    """Whether the method takes --sparsity itself."""
+    known_methods = names(*COMPRESSORS)
+    options = describe(find(method, *COMPRESSORS)) if method in known_methods else []
+    return method in names("pruner") or any(info.name == "sparsity" for info in options)
 
 
 def shrinking(recipe: Recipe) -> Recipe:

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import registry, targets
 from .checkpoint import Checkpoint, Source
 from .errors import NothingCompressedError, OptionError
-from .packed import Circulant, Half, Packed, Quantized, half_float
+from .packed import Circulant, Factored, Half, Packed, Quantized, half_float
 from .recipe import Spec
 from .session import Compressor
 from .structures.circulant import project
@@ -98,7 +98,7 @@ def _check(
     if not methods:
         raise OptionError("no compression method is given.", "Give --bits, --sparsity, --block-size or --method.")
     for tensor in checkpoint.packed.values():
-        if isinstance(tensor, (Quantized, Circulant)):
+        if isinstance(tensor, (Quantized, Circulant, Factored)):
             parent = checkpoint.meta.get("parent") or {}
             raise OptionError(
                 f"{checkpoint.source.path} is compressed already ({_named(earlier)}).",
@@ -176,6 +176,8 @@ def _bits(tensor: Packed) -> int:
     """Bits of one stored code (as in --bits) or floating-point value."""
     if isinstance(tensor, Quantized):
         return 1 if tensor.binary else tensor.levels.bit_length() + 1
+    if isinstance(tensor, Factored):
+        return tensor.bits
     values = tensor.vectors if isinstance(tensor, Circulant) else getattr(tensor, "values")  # noqa: B009
     return 8 * values.element_size()
 

@@ -138,7 +138,7 @@ def _packed_row(name: str, tensor: Packed) -> Row:
         "shape": list(tensor.shape),
         "dtype": str(floats).removeprefix("torch."),
         "scheme": tensor.scheme,
-        "encoding": header.get("encoding"),
+        "encoding": header.get("encoding") or ", ".join(dict.fromkeys(header.get("encodings", ()))) or None,
         "alphabet": _alphabet(header),
         "weights": count,
         "zeros": tensor.zeros,
@@ -147,6 +147,8 @@ def _packed_row(name: str, tensor: Packed) -> Row:
 
 
 def _alphabet(header: Mapping[str, Any]) -> str | None:
+    if "distinct" in header:  # of factors
+        return " + ".join(str(number) for number in header["distinct"] if number) or None
     if "levels" not in header:
         return None
     if header["levels"] == 1:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from . import encodings
+from . import encodings, factors
 from .errors import InputFileError
 
 
@@ -205,7 +205,51 @@ class Half:
         return cls(values)
 
 
-SCHEMES: dict[str, type[Any]] = {kind.scheme: kind for kind in (Quantized, Circulant, Sparse, Half)}
+@dataclass(frozen=True)
+class Factored:
+    """A weight as a product with a square matrix plus a rest, all three mostly zeros (`factors.product`).
+
+    weight, rest (out, in) and square (r, r) with r = min(out, in), each float16 or float32; the matrix (out, in) is the
+    weight of `full_shape`, its axes after the first as one
+    """
+
+    scheme: ClassVar[str] = "factored"
+    weight: Tensor
+    square: Tensor
+    rest: Tensor
+    full_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.full_shape
+
+    @property
+    def zeros(self) -> int:
+        return int((self.dense() == 0).sum())
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored code, or of a value where the matrices have too many of them for a codebook."""
+        return max(factors.bits(matrix) for matrix in (self.weight, self.square, self.rest))
+
+    def dense(self) -> Tensor:
+        return factors.exact(self.weight, self.square, self.rest).reshape(self.full_shape)
+
+    def encode(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return factors.pack([self.weight, self.square, self.rest])
+
+    @classmethod
+    def decode(cls, shape: tuple[int, ...], header: Mapping[str, Any], payload: Mapping[str, Tensor]) -> "Factored":
+        parts = _parts(payload, *factors.PARTS)
+        _check_floats("values", parts["values"], 1)
+        if len(shape) < 2:
+            raise InputFileError(f"a weight of shape {shape} is no matrix.")
+        matrix, side = (shape[0], math.prod(shape[1:])), factors.side(shape)
+        weight, square, rest = factors.unpack(header, parts, [matrix, (side, side), matrix])
+        return cls(weight, square, rest, shape)
+
+
+SCHEMES: dict[str, type[Any]] = {kind.scheme: kind for kind in (Quantized, Circulant, Sparse, Half, Factored)}
 
 
 def short_float(values: Tensor) -> Tensor:

@@ -105,7 +105,26 @@ def sessions(recipe: Recipe, owned: Mapping[str, Tensor], total_steps: int) -> l
             )
         pruned = pruned or spec.name in registry.TABLE["pruner"]
         found.append(compressor.attach(owned, total_steps))
+    _check_alone(recipe, found)
     return found
+
+
+def _check_alone(recipe: Recipe, sessions: Sequence[Session]) -> None:
+    """OptionError where something else lays hands on weights that one session needs for itself."""
+    names = [spec.name for spec in recipe.compress]
+    for name in (name for name, session in zip(names, sessions, strict=True) if session.alone):
+        others = [other for other, s in zip(names, sessions, strict=True) if other != name and s.changes_weights]
+        if others or names.count(name) > 1:
+            raise OptionError(
+                f"{name} and {others[0] if others else name} cannot be combined: {name} trains factors of the weights,"
+                " which the other would change.",
+                "Give one of them.",
+            )
+        if recipe.average.kind != "none":
+            raise OptionError(
+                f"{name} trains factors of the weights, and the product of averages is no average of products.",
+                "Leave out --average (average.kind=none).",
+            )
 
 
 def plain_parameters(model: Classifier) -> dict[str, Tensor]:

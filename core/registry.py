@@ -76,6 +76,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "structure": {
         "circulant": "structures.circulant:Circulant",
+        "atmc": "structures.atmc:Atmc",
         "pni": "structures.pni:Pni",
         "non-expansive": "structures.non_expansive:NonExpansive",
     },

@@ -5,7 +5,7 @@ It holds no isinstance and no method names; a method that needs a new moment get
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +21,14 @@ LAST = 1 - 1e-9  # the training progress that `after_step` is told of after the 
 class Session:
     """One compressor attached to one model for one training run."""
 
+    alone: ClassVar[bool] = False  # its weights are the parameters of a form that nothing else may change or average
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it does anything to the weights themselves."""
+        hooks = ("view", "penalty", "encode")
+        return any(getattr(type(self), hook) is not getattr(Session, hook) for hook in hooks)
+
     def install(self, net: nn.Module, images: Tensor) -> None:
         """Called once before training: layers of the session's own are put into the network here (see `inserted`).
 
@@ -30,6 +38,7 @@ class Session:
     def join(self, optimizer: Optimizer) -> None:
         """Called once, after `install`: parameters of the session's own are added to the optimizer here.
 
+        As nn.Parameter: of these several processes join the gradients.
         A group's "factor" multiplies the learning rate.
         """
 

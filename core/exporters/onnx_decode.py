@@ -15,7 +15,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from ..packed import Circulant, Half, Packed, Quantized, Sparse
+from .. import factors
+from ..packed import Circulant, Factored, Half, Packed, Quantized, Sparse
 
 BASE_OPSET, INT4_OPSET, INT2_OPSET = 18, 21, 25
 IR = {BASE_OPSET: 8, INT4_OPSET: 10, INT2_OPSET: 13}  # the first IR version released with each of them
@@ -46,7 +47,9 @@ class Decoder:
         elif isinstance(packed, Circulant) and style != "dense":
             kind = self._circulant(packed)
         elif isinstance(packed, Sparse) and style != "dense":
-            kind = self._sparse(packed)
+            kind = self._finish(self._scattered(packed.values, packed.mask), "bitmap")
+        elif isinstance(packed, Factored) and style != "dense":
+            kind = self._factored(packed)
         elif isinstance(packed, Half) and style != "dense":
             kind = self._finish(self._floats("values", packed.values.reshape(packed.shape)), "float16")
         else:
@@ -96,18 +99,36 @@ class Decoder:
         centred = self._op("Sub", [digits_out, self._constant("one", torch.tensor(1, dtype=torch.int32))])
         return self._reshape(self._flat(centred, digits.numel(), n), shape)
 
-    def _sparse(self, packed: Sparse) -> str:
-        """A bitmap and the kept values: weight = mask * values[(running count of the mask) - 1]."""
-        mask, n = packed.mask.flatten(), packed.mask.numel()
+    def _scattered(self, values: Tensor, kept: Tensor) -> str:
+        """A bitmap and the kept values (k,): weight = mask * values[(running count of the mask) - 1], float32."""
+        mask, n = kept.flatten(), kept.numel()
         bits = torch.nn.functional.pad(mask.to(torch.int32), (0, -n % 8)).reshape(-1, 8)
         powers = 2 ** torch.arange(8, dtype=torch.int32)
         stored = self._constant("mask", (bits * powers).sum(1, keepdim=True).to(torch.uint8))
         flat = self._flat(self._digits(stored, powers, 2), bits.numel(), n)
         # Entry 0 of the values is the zero that every pruned weight gathers.
-        values = self._floats("values", torch.cat([torch.zeros(1, dtype=packed.values.dtype), packed.values.flatten()]))
+        stored = self._floats("values", torch.cat([torch.zeros(1, dtype=values.dtype), values.flatten()]))
         count = self._op("CumSum", [flat, self._constant("axis", torch.tensor(0))])
-        weight = self._op("Gather", [values, self._op("Mul", [count, flat])], axis=0)
-        return self._finish(self._reshape(weight, packed.shape), "bitmap")
+        weight = self._op("Gather", [stored, self._op("Mul", [count, flat])], axis=0)
+        return self._reshape(weight, kept.shape)
+
+    def _factored(self, packed: Factored) -> str:
+        """A + S A + C (or A + A S + C), summed in float64 as `factors.exact` does."""
+        found: dict[str, str] = {}
+        for part in ("weight", "square", "rest"):
+            matrix: Tensor = getattr(packed, part)
+            if part == "weight" or bool(matrix.any()):
+                single = self._scattered(matrix[matrix != 0], matrix != 0)
+                found[part] = self._op("Cast", [single], to=TensorProto.DOUBLE)
+        total = found["weight"]
+        if "square" in found:
+            pair = [found["weight"], found["square"]]
+            right = factors.on_the_right(packed.weight.shape)
+            total = self._op("Add", [total, self._op("MatMul", pair if right else pair[::-1])])
+        if "rest" in found:
+            total = self._op("Add", [total, found["rest"]])
+        single = self._op("Cast", [total], to=TensorProto.FLOAT)
+        return self._finish(self._reshape(single, packed.shape), "factors")
 
     def _circulant(self, packed: Circulant) -> str:
         """Block (i, j) at position t is C[r, s] = vectors[t, i, j, (r - s) mod k]: a Gather along the last axis."""

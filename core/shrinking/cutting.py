@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
-from ..packed import Circulant, Half, Packed, Quantized, Sparse
+from ..packed import Circulant, Factored, Half, Packed, Quantized, Sparse
 from .flow import Flow
 from .layers import Reader
 from .plan import Plan
@@ -20,6 +20,8 @@ def whole(checkpoint: Checkpoint) -> dict[str, str]:
         layer = name.rpartition(".")[0]
         if isinstance(tensor, Circulant):
             found[layer] = "its weight is block-circulant"
+        elif isinstance(tensor, Factored):
+            found[layer] = "its weight is a product of factors"
         elif isinstance(tensor, Quantized) and tensor.scale.shape[1] > 1:
             found[layer] = "its scales belong to groups of inputs"
     for pair in checkpoint.aliases.items():

@@ -1,6 +1,7 @@
 """The commands that make and measure models, on small files, end to end."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from robustq.core.checkpoint import load
+from robustq.core.packed import Factored
 
 Robustq = Callable[..., Any]
 
@@ -103,6 +105,27 @@ def test_training_commands_agree(robustq: Robustq, plain: Path, quadrants: str, 
     first, second = load(tmp_path / "one"), load(tmp_path / "two")
     assert all(torch.equal(value, second.dense()[name]) for name, value in first.dense().items())
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_factors_go_all_the_way(robustq: Robustq, plain: Path, quadrants: str, tmp_path: Path) -> None:
+    shared = ("--method", "atmc", "--sparsity", "0.5", "--bits", "3", "--data", quadrants, "--epochs", "1")
+    made = robustq("compress", plain, *shared, "--set", "train.validation=40", "--shrink", "-o", "f", "--json").report
+    layers = [layer for layer in made["layers"] if layer["scheme"] == "factored"]
+    assert {layer["name"] for layer in layers} == {"conv2.weight", "fc1.weight", "fc2.weight"}
+    assert max(layer["bits"] for layer in layers) == 3
+    assert made["history"][-1]["exact"] is True
+    assert any("was not shrunk" in warning for warning in made["warnings"])
+    stored = load(tmp_path / "f").packed.values()
+    parts = [m for p in stored if isinstance(p, Factored) for m in (p.weight, p.square, p.rest)]
+    weights = sum(math.prod(layer["shape"]) for layer in layers)
+    assert sum(int((m != 0).sum()) for m in parts) == weights // 2
+    assert all(len(m[m != 0].unique()) <= 8 for m in parts)
+    rows = {row["name"]: row for row in robustq("inspect", "f", "--json").report["tensors"]}
+    assert rows["fc1.weight"]["scheme"] == "factored"
+    assert robustq("bench", "f", "--data", quadrants, "--attack", "none", "--json").code == 0
+    again = robustq("compress", "f", "--bits", "2", "-o", "g")
+    assert again.code == 2
+    assert "compressed already (atmc, shrink)" in again.err
 
 
 def test_train_from_scratch_then_bench(robustq: Robustq, quadrants: str) -> None:

@@ -76,6 +76,7 @@ TRAINED = {  # every compressor that trains, alone or with others
     "dnr": [{"name": "dnr", "sparsity": 0.5, "rewirings": 4}, {"name": "binary-relax", "bits": 4}],
     "dnr channels": [{"name": "dnr", "sparsity": 0.5, "rewirings": 4, "granularity": "channel", "start": "magnitude"}],
     "hydra": [{"name": "hydra", "sparsity": 0.5, "switch": 0.5}],
+    "atmc": [{"name": "atmc", "sparsity": 0.5, "bits": 2, "interval": 1}],
     "admm": [{"name": "admm", "sparsity": 0.5, "updates": 2, "granularity": "column"}],
     "magnitude": [{"name": "magnitude", "ramp": 0.5}],
     "channels": [{"name": "magnitude", "granularity": "channel"}],

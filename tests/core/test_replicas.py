@@ -49,6 +49,7 @@ def both(quadrants: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         {"out": "again", "recipe": mixed},
         {"out": "norm", "recipe": recipe(quadrants, model=RESNET, compress=[{"name": "admm", "sparsity": 0.5}])},
         {"out": "hydra", "recipe": recipe(quadrants, compress=[{"name": "hydra", "sparsity": 0.5, "switch": 0.7}])},
+        {"out": "factors", "recipe": recipe(quadrants, compress=[{"name": "atmc", "sparsity": 0.5, "bits": 2}])},
         {"out": "small", "recipe": small},
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -72,7 +73,7 @@ def same(a: Any, b: Any) -> bool:
     return all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
 
 
-@pytest.mark.parametrize("job", ["mixed", "again", "norm", "hydra"])
+@pytest.mark.parametrize("job", ["mixed", "again", "norm", "hydra", "factors"])
 def test_all_processes_hold_the_same(both: dict[str, Any], job: str) -> None:
     first, second = both[job]
     for part in ("weights", "sessions", "result", "history"):

@@ -97,6 +97,7 @@ SMALL = {"depth": 8, "width": 4, "channels": 1, "classes": 4}
         [{"name": "hydra", "sparsity": 0.7, "switch": 0.5}],
         [{"name": "admm", "sparsity": 0.7, "updates": 4}, {"name": "bcgd", "bits": 4}],
         [{"name": "rsr", "switch": 0.8, "lasso": 1e-3}, {"name": "rgsm"}],
+        [{"name": "atmc", "sparsity": 0.5, "bits": 2, "interval": 2}, {"name": "pni"}],
         [{"name": "magnitude", "ramp": 0.5}, {"name": "pni"}, {"name": "binary-connect", "bits": 4}],
     ],
     ids=lambda compress: "+".join(method["name"] for method in compress),
@@ -295,6 +296,12 @@ def test_divergence_names_step_and_remedy(quadrants: str) -> None:
         ({"compress": [{"name": "dnr"}, {"name": "binary-connect"}]}, "bits=1 after pruning would fill the zeros"),
         ({"compress": [{"name": "dnr", "sparsity": 0.999, "granularity": "channel"}]}, "Give at most sparsity=0.9"),
         ({"keep_fp": ["fist"], "compress": TERNARY}, "fist"),
+        ({"compress": [{"name": "atmc"}, *TERNARY]}, "atmc and binary-relax cannot be combined"),
+        ({"compress": [{"name": "magnitude"}, {"name": "atmc"}]}, "atmc and magnitude cannot be combined"),
+        ({"compress": [{"name": "atmc"}, {"name": "non-expansive"}]}, "atmc and non-expansive cannot be combined"),
+        ({"compress": [{"name": "atmc"}, {"name": "atmc"}]}, "atmc and atmc cannot be combined"),
+        ({"compress": [{"name": "atmc"}], "average": {"kind": "ema"}}, "product of averages"),
+        ({"compress": [{"name": "atmc"}], "keep_fp": ["conv1", "conv2", "fc1", "fc2", "fc3"]}, "no weight to compress"),
     ],
 )
 def test_refusals(quadrants: str, sections: dict[str, Any], message: str) -> None:

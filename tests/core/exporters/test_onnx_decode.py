@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from robustq.core.exporters.onnx_decode import BASE_OPSET, INT2_OPSET, INT4_OPSET, IR, Decoder, opset
-from robustq.core.packed import Circulant, Half, Packed, Quantized, Sparse
+from robustq.core.packed import Circulant, Factored, Half, Packed, Quantized, Sparse
 
 Graph = tuple[onnx.ModelProto, str]
 
@@ -71,6 +71,19 @@ def test_sparse_weights_decode_to_the_same_bits(shape: tuple[int, ...], density:
     draws = torch.Generator().manual_seed(seed)
     mask = torch.rand(shape, generator=draws) < density
     packed = Sparse(torch.randn(int(mask.sum()), generator=draws).half(), mask)
+    np.testing.assert_array_equal(decoded(packed, "cast"), packed.dense().numpy())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([(9, 4), (4, 9), (5, 2, 3, 3)]), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 1000))
+def test_factored_weights_decode_to_the_same_bits(shape: tuple[int, ...], density: float, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    columns = int(np.prod(shape[1:]))
+    sizes = [(shape[0], columns), (min(shape[0], columns),) * 2, (shape[0], columns)]
+    parts = [
+        torch.randn(size, generator=draws).half() * (torch.rand(size, generator=draws) < density) for size in sizes
+    ]
+    packed = Factored(*parts, shape)
     np.testing.assert_array_equal(decoded(packed, "cast"), packed.dense().numpy())
 
 
