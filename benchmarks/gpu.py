@@ -191,7 +191,7 @@ def convolution_timings(device: torch.device, repeats: int) -> Iterator[dict[str
             row["us"]["torch bf16"] = microseconds([partial(F.conv2d, x, dense, padding=1)], repeats)
             codes = torch.randint(-1, 2, (channels, channels, 3, 3), dtype=torch.int8, device=device)
             packed, scale = lowbit.pack_kernel(codes, 2), torch.ones(1, channels, device=device)
-            window = ([3, 3], [1, 1], [1, 1], [1, 1])
+            window = ([3, 3], [1, 1], [1, 1], [1, 1], 1)
             for mode in ("int8", "accurate"):
                 work = partial(lowbit_ops.lowbit_conv2d, x, packed, scale, None, 2, *window, mode)
                 row["us"][f"2 bits {mode}"] = microseconds([work], repeats)

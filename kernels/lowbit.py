@@ -154,17 +154,19 @@ def conv2d(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int,
     mode: str,
     relu: bool,
 ) -> Tensor:
     """x (n, c, h, w) -> y (n, out, oh, ow), channels last in memory, in the dtype of x.
 
-    The columns of the packed matrix are (kernel height, kernel width, c rounded up to a multiple of four); one group.
+    The columns of the packed matrix are (kernel height, kernel width, c / groups rounded up to a multiple of four); one
+    group of scales.
     """
-    check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode)
-    weight = kernel_weight(packed, scale, bits, x.shape[1], kernel)
+    check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
+    weight = kernel_weight(packed, scale, bits, x.shape[1] // groups, kernel)
     values = rounded(x.float(), mode, (1, 2, 3))
-    y = F.conv2d(values, weight, None if bias is None else bias.float(), stride, padding, dilation)
+    y = F.conv2d(values, weight, None if bias is None else bias.float(), stride, padding, dilation, groups)
     y = y.relu() if relu else y
     return y.to(x.dtype).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
@@ -271,6 +273,7 @@ def check_conv2d(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int,
     mode: str,
 ) -> None:
     """TypeError or ValueError unless the arguments of `conv2d` fit together."""
@@ -281,7 +284,11 @@ def check_conv2d(
         raise ValueError(f"x must have the shape (n, channels, height, width), found {tuple(x.shape)}")
     if scale.dim() == 2 and scale.shape[0] != 1:
         raise ValueError(f"a packed kernel has one scale group, found {scale.shape[0]}")
-    check(packed, scale, bits, kernel_columns(x.shape[1], kernel))
+    if groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"groups must divide the {x.shape[1]} channels of x, found {groups}")
+    check(packed, scale, bits, kernel_columns(x.shape[1] // groups, kernel))
+    if scale.shape[1] % groups:
+        raise ValueError(f"groups must divide the {scale.shape[1]} channels of y, found {groups}")
     check_mode(mode)
     check_operands(x, scale, bias)
     if min(output_size(x, kernel, stride, padding, dilation)) < 1:

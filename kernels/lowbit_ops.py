@@ -13,7 +13,7 @@ from . import backend, lowbit
 from .direct import plain
 from .ops import LIBRARY
 
-WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation"
+WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups"
 LIBRARY.define(
     "lowbit_linear(Tensor x, Tensor packed, Tensor scale, Tensor? bias, int bits, int in_features, str mode, bool relu,"
     " Tensor? zero=None) -> Tensor",
@@ -60,6 +60,7 @@ def lowbit_conv2d(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int = 1,
     mode: str = "accurate",
     relu: bool = False,
 ) -> Tensor:
@@ -68,8 +69,10 @@ def lowbit_conv2d(
     An implicit matrix product: no column matrix is built. Differentiable in x and bias.
     """
     if backend.native is not None and plain(x, packed, scale, bias):
-        return native_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode, relu)
-    return torch.ops.robustq.lowbit_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode, relu)
+        return native_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
+    return torch.ops.robustq.lowbit_conv2d(
+        x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu
+    )
 
 
 @torch.library.register_fake("robustq::lowbit_linear", lib=LIBRARY)
@@ -99,10 +102,11 @@ def _(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int,
     mode: str,
     relu: bool,
 ) -> Tensor:
-    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode)
+    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
     height, width = lowbit.output_size(x, kernel, stride, padding, dilation)
     return x.new_empty((x.shape[0], height, width, scale.shape[1])).permute(0, 3, 1, 2)
 
@@ -126,7 +130,7 @@ def linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def keep_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, packed, scale, bias, ctx.bits, ctx.kernel, *window, _, relu = inputs
-    ctx.stride, ctx.padding, ctx.dilation = window
+    ctx.window = window  # stride, padding, dilation, groups
     ctx.save_for_backward(packed, scale, output if relu else None)
     ctx.shape, ctx.dtype, ctx.bias_dtype = x.shape, x.dtype, None if bias is None else bias.dtype
 
@@ -136,12 +140,11 @@ def conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wide = grad.float() if output is None else grad.float() * (output > 0)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        weight = lowbit.kernel_weight(packed, scale, ctx.bits, ctx.shape[1], ctx.kernel)
-        window = (ctx.stride, ctx.padding, ctx.dilation)
-        grad_x = gradients.conv2d_input(ctx.shape, weight, wide, *window).to(ctx.dtype)
+        weight = lowbit.kernel_weight(packed, scale, ctx.bits, ctx.shape[1] // ctx.window[3], ctx.kernel)
+        grad_x = gradients.conv2d_input(ctx.shape, weight, wide, *ctx.window).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.sum((0, 2, 3)).to(ctx.bias_dtype)
-    return grad_x, None, None, grad_bias, None, None, None, None, None, None, None
+    return grad_x, None, None, grad_bias, *(None for _ in range(8))
 
 
 torch.library.register_autograd("robustq::lowbit_linear", linear_backward, setup_context=keep_linear, lib=LIBRARY)
@@ -204,11 +207,12 @@ def native_conv2d(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int,
     mode: str,
     relu: bool,
 ) -> Tensor:
     """`lowbit.conv2d` by the native module."""
-    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode)
+    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
     n, channels, height, width = x.shape
     out = scale.shape[1]
     y = torch.empty((n, *lowbit.output_size(x, kernel, stride, padding, dilation), out), dtype=torch.float32)
@@ -219,6 +223,7 @@ def native_conv2d(
             rows.data_ptr(),
             (n, height, width, channels),
             (*kernel, *stride, *padding, *dilation),
+            groups,
             packed.data_ptr(),
             scale.data_ptr(),
             address(bias),

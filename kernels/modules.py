@@ -34,8 +34,9 @@ class PackedLinear(Packed):
 class PackedConv2d(Packed):
     """nn.Conv2d from codes (out, in / groups, kh, kw) int8; scale groups run along the flattened row.
 
-    `like` gives stride, padding, dilation, groups and padding mode. "accurate" and "int8" are for one group of channels
-    and of scales, and for zeros as padding (`convolves`). There the output is channels last in memory if the input is.
+    `like` gives stride, padding, dilation, groups and padding mode. "accurate" and "int8" are for one group of scales
+    and for zeros as padding, alike on both sides (`convolves`). There the output is channels last in memory if the
+    input is.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class PackedConv2d(Packed):
     ) -> None:
         if mode != "exact" and not convolves(like, scale):
             raise ValueError(
-                f"mode {mode!r} convolves with one group of channels and of scales and numeric padding of zeros, found "
-                f"{like.groups} and {tuple(scale.shape)}, padding {like.padding!r} of {like.padding_mode}"
+                f"mode {mode!r} convolves with one group of scales and zeros as padding, alike on both sides, found "
+                f"{tuple(scale.shape)} and padding {like.padding!r} of {like.padding_mode}"
             )
         if mode == "exact" and bits != 2:
             raise ValueError(f"mode 'exact' convolves with ternary codes of 2 bits, found {bits} bits")
@@ -71,12 +72,16 @@ class PackedConv2d(Packed):
         kernel = list(self.weight_shape[2:])
         return lowbit.kernel_weight(self.packed, self.scale, self.bits, self.weight_shape[1], kernel)
 
+    def sides(self) -> list[int]:
+        """Padding above and below, left and right, where `convolves`."""
+        left, _, above, _ = self.outer_padding
+        return [above, left]
+
     def integer(self, x: Tensor) -> Tensor:
-        padding = [int(size) for size in self.padding]  # `convolves` has refused the names that torch knows
-        window = (list(self.weight_shape[2:]), list(self.stride), padding, list(self.dilation))
+        window = (list(self.weight_shape[2:]), list(self.stride), self.sides(), list(self.dilation), self.groups)
         batch = x if x.dim() == 4 else x[None]
-        if batch.dim() != 4 or batch.shape[1] != self.weight_shape[1]:
-            wanted = f"(n, {self.weight_shape[1]}, height, width)"
+        if batch.dim() != 4 or batch.shape[1] != self.weight_shape[1] * self.groups:
+            wanted = f"(n, {self.weight_shape[1] * self.groups}, height, width)"
             raise ValueError(f"x must have the shape {wanted}, found {tuple(x.shape)}")
         y = lowbit_ops.lowbit_conv2d(batch, self.packed, self.scale, self.bias, self.bits, *window, self.mode)
         if batch.is_contiguous() and not batch.is_contiguous(memory_format=torch.channels_last):
@@ -169,8 +174,9 @@ def fits(tensor: Any) -> bool:
 
 def convolves(layer: nn.Conv2d, scale: Tensor) -> bool:
     """Whether the integer modes cover this convolution."""
-    plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return plain and scale.dim() == 2 and scale.shape[1] == 1
+    left, right, above, below = layer._reversed_padding_repeated_twice
+    even = layer.padding_mode == "zeros" and left == right and above == below
+    return even and scale.dim() == 2 and scale.shape[1] == 1
 
 
 def packed_layer(layer: nn.Module, tensor: Any, mode: str) -> nn.Module | None:

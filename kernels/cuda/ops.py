@@ -1,7 +1,8 @@
 """`robustq::lowbit_linear` and `robustq::lowbit_conv2d` on CUDA tensors.
 
 The codes are brought into fragment order at the first call with a tensor and kept as long as it lives. What has no
-kernel (groups that are not whole tiles, float64, GPUs before Ampere, no NVRTC) is left to the reference.
+kernel (groups of columns that are not whole tiles, groups of channels, float64, GPUs before Ampere, no NVRTC) is left
+to the reference.
 """
 
 import torch
@@ -53,13 +54,14 @@ def conv2d_cuda(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    groups: int,
     mode: str,
     relu: bool,
 ) -> Tensor:
     """`lowbit.conv2d` by K4."""
-    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode)
-    if not runs(x, 1, 1):
-        return lowbit.conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, mode, relu)
+    lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
+    if groups > 1 or not runs(x, 1, 1):
+        return lowbit.conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
     weight = _kept_fragments(packed, scale, bits, lowbit.kernel_columns(x.shape[1], kernel), kernel)
     pairs = [(pair[0], pair[1]) for pair in (kernel, stride, padding, dilation)]
     return convolution(x, weight, Window(*pairs), mode, machine.launch, _epilogue(bias, relu), _hopper(x))

@@ -149,6 +149,94 @@ void configure(int planes) {
   asm volatile("ldtilecfg %0" ::"m"(config));
 }
 
+void configure_window(int steps) {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.bytes[i] = uint16_t(i == 4 || i == 5 ? 4 * steps : 64);
+    config.rows[i] = uint8_t(i < 6 ? kTileRows : steps);
+  }
+  asm volatile("ldtilecfg %0" ::"m"(config));
+}
+
+template <int T>
+inline void load_from(const void* at, int64_t pitch) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(at), "r"(pitch), "i"(T) : "memory");
+}
+template <int T>
+inline void store_to(int32_t* sum, int64_t pitch) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(pitch), "i"(T) : "memory");
+}
+template <int Sum, int X, int W>
+inline void multiply_add_to() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+}
+
+// Four sums: `Tiles` tiles of activations by 4 / Tiles groups of 16 outputs.
+template <int Tiles>
+void window_four(const UnitWindow& w, const int8_t* const* x, int32_t* const* sum, int64_t pitch) {
+  if (w.add) {
+    load_from<0>(sum[0], pitch);
+    load_from<1>(sum[1], pitch);
+    load_from<2>(sum[2], pitch);
+    load_from<3>(sum[3], pitch);
+  } else {
+    begin<0>(nullptr, false);
+    begin<1>(nullptr, false);
+    begin<2>(nullptr, false);
+    begin<3>(nullptr, false);
+  }
+  const uint8_t* weights = w.weights;
+  for (int64_t part = 0; part < w.parts; ++part, weights += w.part_bytes) {
+    const int64_t at = w.offset[part];
+    load_from<6>(weights, kDecodedStep);
+    load_from<4>(x[0] + at, w.pitch);
+    multiply_add_to<0, 4, 6>();
+    if (Tiles == 4) {
+      load_from<5>(x[1] + at, w.pitch);
+      multiply_add_to<1, 5, 6>();
+      load_from<4>(x[2] + at, w.pitch);
+      multiply_add_to<2, 4, 6>();
+      load_from<5>(x[3] + at, w.pitch);
+      multiply_add_to<3, 5, 6>();
+    } else {
+      load_from<7>(weights + 64, kDecodedStep);
+      multiply_add_to<1, 4, 7>();
+      if (Tiles == 2) {
+        load_from<5>(x[1] + at, w.pitch);
+        multiply_add_to<2, 5, 6>();
+        multiply_add_to<3, 5, 7>();
+      } else {
+        load_from<6>(weights + 128, kDecodedStep);
+        multiply_add_to<2, 4, 6>();
+        load_from<7>(weights + 192, kDecodedStep);
+        multiply_add_to<3, 4, 7>();
+      }
+    }
+  }
+  store_to<0>(sum[0], pitch);
+  store_to<1>(sum[1], pitch);
+  store_to<2>(sum[2], pitch);
+  store_to<3>(sum[3], pitch);
+}
+
+void window(const UnitWindow& w, int planes, int fields) {
+  const int64_t row = int64_t(planes) * 16 * fields, pitch = row * int64_t(sizeof(int32_t));
+  int32_t* sum[4];
+  if (fields == 4) {
+    for (int plane = 0; plane < planes; ++plane) {
+      for (int f = 0; f < 4; ++f) sum[f] = w.sum + plane * 64 + 16 * f;
+      window_four<1>(w, w.x + plane, sum, pitch);
+    }
+    return;
+  }
+  const int tiles = 4 / fields;
+  for (int i = 0; i < tiles; ++i)
+    for (int f = 0; f < fields; ++f)
+      sum[i * fields + f] = w.sum + i / planes * kTileRows * row + i % planes * 16 * fields + 16 * f;
+  if (fields == 2) window_four<2>(w, w.x, sum, pitch);
+  else window_four<4>(w, w.x, sum, pitch);
+}
+
 void release() { asm volatile("tilerelease"); }
 
 // Field 3 of two bits is shifted down: the corrupt code 2 << 6 would be beyond a signed byte.
@@ -223,6 +311,6 @@ bool amx_permitted() {
 }
 
 const Unit amx_unit = {peak, configure, release, {decode<2>, decode<4>}, multiply_fields,
-                       {multiply_codes<2>, multiply_codes<4>}, add, put};
+                       {multiply_codes<2>, multiply_codes<4>}, add, configure_window, window, put};
 
 }  // namespace robustq

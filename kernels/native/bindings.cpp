@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "convolution.h"
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
@@ -110,25 +111,21 @@ void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale,
   robustq::integer_linear(w, reinterpret_cast<const float*>(x), rows, in, mode, reinterpret_cast<float*>(y), threads);
 }
 
-// x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels rounded up to four),
+// x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels / groups rounded up to four),
 // scale (1, out) f32 -> y (batch, out_h, out_w, out) f32
-void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<int64_t> window, uintptr_t codes,
-                         uintptr_t scale, uintptr_t bias, int bits, int64_t out, int planes, bool relu, uintptr_t y,
-                         int threads) {
+void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<int64_t> window, int64_t groups,
+                         uintptr_t codes, uintptr_t scale, uintptr_t bias, int bits, int64_t out, int planes, bool relu,
+                         uintptr_t y, int threads) {
   need(shape.size() == 4, "shape must be (batch, height, width, channels); entries", int64_t(shape.size()));
   need(window.size() == 8, "window must be kernel, stride, padding, dilation; entries", int64_t(window.size()));
-  for (int64_t size : shape) need(size > 0 && size < (int64_t(1) << 31), "a size of x is out of range", size);
-  for (size_t i = 0; i < window.size(); ++i)
-    need(window[i] >= (i / 2 == 2 ? 0 : 1) && window[i] < (int64_t(1) << 31), "a size of the window is out of range",
-         window[i]);
-  need_product("x is too large; values", {shape[0], shape[1] + 2 * window[4], shape[2] + 2 * window[5], shape[3]});
-  need_product("the kernel is too large; values", {out, window[0], window[1], shape[3]});
+  const robustq::Weights w = weights(codes, scale, bias, bits, 1, out);
+  activation(planes, relu, x, y, threads);
   const robustq::Convolution c = {shape[0],  shape[1],  shape[2],  shape[3],  window[0], window[1],
                                   window[2], window[3], window[4], window[5], window[6], window[7]};
-  need(c.height + 2 * c.pad_h > c.dilation_h * (c.kernel_h - 1), "the kernel is higher than x; height", c.height);
-  need(c.width + 2 * c.pad_w > c.dilation_w * (c.kernel_w - 1), "the kernel is wider than x; width", c.width);
-  robustq::integer_convolution(weights(codes, scale, bias, bits, 1, out), reinterpret_cast<const float*>(x), c,
-                               activation(planes, relu, x, y, threads), reinterpret_cast<float*>(y), threads);
+  const robustq::Layer layer = {c, out, groups, bits, relu, w.codes, w.scale, w.bias};
+  robustq::check(layer);
+  robustq::Convolver(layer, planes, c.batch)
+      .run(reinterpret_cast<const float*>(x), nullptr, reinterpret_cast<float*>(y), c.batch, threads);
 }
 
 // Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes

@@ -16,16 +16,8 @@ namespace robustq {
 namespace {
 
 constexpr int64_t kPanelBytes = 512 * 1024;  // activations of a panel of rows, in the second-level cache
-constexpr int64_t kPanelPositions = 512;     // of a convolution's output in a panel; they share activations
 constexpr int64_t kUnitPanelBytes = 1024 * 1024;  // the same for a matrix unit, whose processors have more of it
 constexpr int64_t kUnitPlanes = 4;           // from so many planes of rows on, the matrix unit is used
-constexpr int64_t kRoundWork = int64_t(1) << 19;  // activations whose rounding pays for starting a thread
-
-int most_planes(const IntegerTileFn (&tile)[kMaxPlanes + 1]) {
-  int most = kMaxPlanes;
-  while (!tile[most]) --most;
-  return most;
-}
 
 // One or two planes of rows and whole blocks, several at once; what is left of `blocks`.
 Range multiply_few(const Weights& w, const Plan& plan, const Panel& panel, Range blocks, bool relu) {
@@ -92,21 +84,6 @@ void multiply(const Weights& w, const Plan& plan, const Panel& panel, Range bloc
       }
     }
   }
-}
-
-// The scale of n activations and its inverse; NaN where one of them is NaN or infinite.
-struct RowScale {
-  float scale, factor;
-};
-RowScale row_scale(const Integer& isa, const float* x, int64_t n, int planes) {
-  const float levels = planes == 2 ? 32512.0f : 127.0f;
-  const uint32_t bits = isa.magnitude(x, n);
-  float most;
-  std::memcpy(&most, &bits, sizeof most);
-  if (bits >= 0x7f800000u) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
-  // Below that the inverse would overflow: such a row is zero as far as float32 sums go.
-  if (most < 1e-30f) return {0.0f, 0.0f};
-  return {most / levels, levels / most};
 }
 
 int64_t blocks_of(const Weights& w) { return (w.out + kOutputs - 1) / kOutputs; }
@@ -184,71 +161,6 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
                              &sums[size_t((p * rows + last - 1) * mode.planes)] + mode.planes);
       if (excess)
         for (int32_t total : panel.total) panel.excess.push_back(w.usual() * total);
-      const Range columns = by_output ? range : Range{0, blocks};
-      if (unit) multiply_by_unit(w, plan, panel, columns.first, columns.last, mode.relu);
-      else multiply(w, plan, panel, columns, mode.relu, block.get());
-    }
-  });
-}
-
-void integer_convolution(const Weights& w, const float* x, const Convolution& c, Activation mode, float* y,
-                         int threads) {
-  const Integer& isa = integer_current();
-  const int64_t channels = (c.channels + 3) / 4 * 4;
-  const int64_t padded_h = c.height + 2 * c.pad_h, padded_w = c.width + 2 * c.pad_w;
-  const int64_t line = padded_w * channels;
-  const int64_t plane_bytes = (padded_h * line + 127) / 64 * 64, sample_bytes = mode.planes * plane_bytes;
-  Plan plan;
-  for (int64_t h = 0; h < c.kernel_h; ++h) {
-    if (c.dilation_w == 1) plan.add(h * c.dilation_h * line, c.kernel_w * channels / 4, 0);
-    else
-      for (int64_t v = 0; v < c.kernel_w; ++v)
-        plan.add(h * c.dilation_h * line + v * c.dilation_w * channels, channels / 4, 0);
-  }
-  Buffer<int8_t> q = buffer<int8_t>(c.batch * sample_bytes);
-  Buffer<float> scale = buffer<float>(c.batch);
-  const bool unit = unit_current();
-  const int zero = unit ? 0 : -128;  // 0, plus 128 for decoded weights
-  const int64_t sample = c.height * c.width * c.channels;
-
-  in_parts(parts_for(c.batch * sample, kRoundWork, threads), c.batch, [&](Range range) {
-    for (int64_t n = range.first; n < range.last; ++n) {
-      const RowScale s = row_scale(isa, x + n * sample, sample, mode.planes);
-      scale[size_t(n)] = s.scale;
-      int8_t* high = q.get() + n * sample_bytes;
-      std::memset(high, zero, size_t(sample_bytes));  // the padding
-      if (s.factor == 0.0f) continue;
-      for (int64_t h = 0; h < c.height; ++h) {
-        const float* from = x + n * sample + h * c.width * c.channels;
-        int8_t* to = high + (h + c.pad_h) * line + c.pad_w * channels;
-        const bool dense = channels == c.channels;
-        const int64_t count = dense ? c.width * channels : c.channels;
-        for (int64_t v = 0; v < (dense ? 1 : c.width); ++v, from += count, to += channels)
-          isa.quantize(from, count, s.factor, -zero, to, mode.planes == 2 ? to + plane_bytes : nullptr);
-      }
-    }
-  });
-
-  const int64_t out_h = c.out_height(), out_w = c.out_width(), positions = out_h * out_w;
-  const int64_t parts = parts_for(c.batch * positions * w.out * plan.steps * 4, 4 * kThreadWork, threads);
-  const int64_t blocks = blocks_of(w), total = c.batch * positions;
-  const bool by_output = blocks >= 4 * parts && total < parts * kPanelPositions;
-  const int64_t most = unit ? std::max<int64_t>(64, std::min(kPanelPositions, kUnitPanelBytes / (4 * plan.steps)))
-                            : kPanelPositions;
-  in_parts(parts, by_output ? blocks : total, [&](Range range) {
-    const Range mine = by_output ? Range{0, total} : range;
-    Buffer<uint8_t> block = buffer<uint8_t>(std::min(kMaxSteps, plan.steps) * kDecodedStep);
-    for (int64_t first = mine.first; first < mine.last; first += most) {
-      Panel panel;
-      panel.planes = mode.planes;
-      panel.decoded = !unit;
-      for (int64_t at = first; at < std::min(mine.last, first + most); ++at) {
-        const int64_t n = at / positions, h = at % positions / out_w, v = at % positions % out_w;
-        const int8_t* high = q.get() + n * sample_bytes + h * c.stride_h * line + v * c.stride_w * channels;
-        for (int plane = 0; plane < mode.planes; ++plane) panel.plane.push_back(high + plane * plane_bytes);
-        panel.scale.push_back(scale[size_t(n)]);
-        panel.y.push_back(y + at * w.out);
-      }
       const Range columns = by_output ? range : Range{0, blocks};
       if (unit) multiply_by_unit(w, plan, panel, columns.first, columns.last, mode.relu);
       else multiply(w, plan, panel, columns, mode.relu, block.get());

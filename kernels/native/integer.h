@@ -54,6 +54,24 @@ struct Finish {
   bool first, relu;             // relu: the last piece of columns, max(y, 0)
 };
 
+// y = act(weight_scale * scale * (sum - excess) + bias + residual) at the output position of each row; two planes are
+// 256 * high + low. sum[(row * planes + plane) * stride + output].
+struct Settle {
+  const int32_t* sum;
+  int64_t stride;
+  const int32_t* excess;  // for each output, or null
+  const float* weight_scale;
+  const float* bias;       // for each output, or null
+  const float* scale;      // for each image
+  const int32_t* target;   // for each row: its output position, or negative: the row is of no use
+  const int32_t* image;    // for each row
+  const float* residual;   // [position][pitch], or null
+  float* y;                // [position][pitch]
+  int64_t pitch;
+  int planes, rows, outputs;
+  bool relu;
+};
+
 struct Integer {
   int decode_planes;  // from so many planes of rows on, blocks are decoded first
   // tile[w][i][n]: w 0: 2 bits, 1: 4 bits, 2: decoded; 16 << i outputs; n planes; null where registers do not suffice
@@ -64,6 +82,7 @@ struct Integer {
   // codes of `steps` steps -> signed codes [steps][256], and 128 times their sum for each of the 64 outputs
   void (*decode[2])(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess);
   void (*finish)(const Finish&);
+  void (*settle)(const Settle&);
   // the largest magnitude of n values, as the bits of a float; NaN and infinities come out above all numbers
   uint32_t (*magnitude)(const float* x, int64_t n);
   // q = rint(x * factor), |q| <= 127, or 32512 = 256 * high + low if low is not null; written plus `offset`
@@ -103,9 +122,5 @@ struct Convolution {
   int64_t out_height() const { return (height + 2 * pad_h - dilation_h * (kernel_h - 1) - 1) / stride_h + 1; }
   int64_t out_width() const { return (width + 2 * pad_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1; }
 };
-// y (batch, out_height, out_width, out), x (batch, height, width, channels), rounded sample by sample. The columns of W
-// are (kernel_h, kernel_w, channels rounded up to a multiple of four); one group.
-void integer_convolution(const Weights& w, const float* x, const Convolution& shape, Activation mode, float* y,
-                         int threads);
 
 }  // namespace robustq

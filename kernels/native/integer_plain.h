@@ -2,6 +2,7 @@
 // static: no copy of it can end up as the one that another instruction set's file uses.
 #pragma once
 #include <cstring>
+#include <limits>
 
 #include "integer.h"
 
@@ -95,6 +96,47 @@ void finish(const Finish& f) {
     if (f.zero) f.excess ? finish_row<true, true>(f, row) : finish_row<false, true>(f, row);
     else f.excess ? finish_row<true, false>(f, row) : finish_row<false, false>(f, row);
   }
+}
+
+template <bool Two, bool Excess, bool Residual>
+inline void settle_lanes(const Settle& s, const int32_t* sum, float scale, int64_t at, int first, int count) {
+  const float least = s.relu ? 0.0f : -std::numeric_limits<float>::infinity();
+  const int32_t* high = sum + first;
+  const int32_t* low = high + s.stride;
+  float value[16];
+  for (int i = 0; i < count; ++i) {
+    const int32_t excess = Excess ? s.excess[first + i] : 0;
+    value[i] = float(high[i] - excess);
+    if (Two) value[i] = 256.0f * value[i] + float(low[i] - excess);
+    value[i] *= s.weight_scale[first + i] * scale;
+  }
+  if (s.bias)
+    for (int i = 0; i < count; ++i) value[i] += s.bias[first + i];
+  if (Residual)
+    for (int i = 0; i < count; ++i) value[i] += s.residual[at + first + i];
+  float* y = s.y + at + first;
+  for (int i = 0; i < count; ++i) y[i] = value[i] < least ? least : value[i];  // NaN stays
+}
+
+template <bool Two, bool Excess, bool Residual>
+void settle_rows(const Settle& s) {
+  for (int row = 0; row < s.rows; ++row) {
+    if (s.target[row] < 0) continue;
+    const int32_t* sum = s.sum + row * s.planes * s.stride;
+    const float scale = s.scale[s.image[row]];
+    const int64_t at = s.target[row] * s.pitch;
+    int first = 0;
+    for (; first + 16 <= s.outputs; first += 16) settle_lanes<Two, Excess, Residual>(s, sum, scale, at, first, 16);
+    if (first < s.outputs) settle_lanes<Two, Excess, Residual>(s, sum, scale, at, first, s.outputs - first);
+  }
+}
+
+void settle(const Settle& s) {
+  static constexpr void (*kSettle[])(const Settle&) = {
+      settle_rows<false, false, false>, settle_rows<false, false, true>, settle_rows<false, true, false>,
+      settle_rows<false, true, true>,   settle_rows<true, false, false>, settle_rows<true, false, true>,
+      settle_rows<true, true, false>,   settle_rows<true, true, true>};
+  kSettle[4 * (s.planes == 2) + 2 * (s.excess != nullptr) + (s.residual != nullptr)](s);
 }
 
 }  // namespace

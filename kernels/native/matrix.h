@@ -36,6 +36,18 @@ struct UnitAdd {
   bool first;
 };
 
+// Sums of tiles of 16 positions in a row whose activations lie `pitch` bytes apart, as they are in memory. The columns are
+// parts of equal length; weights are [part][step][256 bytes], plain signed codes.
+struct UnitWindow {
+  const int8_t* x[4];      // [tile][plane]: the first activation of each tile's first position
+  int64_t pitch;
+  const uint8_t* weights;
+  const int64_t* offset;   // of each part, in bytes from the first activation
+  int64_t parts, part_bytes;
+  int32_t* sum;            // [position][plane][16 * fields]
+  bool add;                // to what `sum` holds
+};
+
 struct Unit {
   int64_t (*peak)(int64_t rounds);  // as in integer.h
   void (*configure)(int planes);
@@ -46,6 +58,10 @@ struct Unit {
   // `steps` steps of codes, all fields; faster than `decode` and `multiply` for one tile of rows
   void (*multiply_codes[2])(const UnitTile&, int64_t steps);
   void (*add)(const UnitAdd&);
+  // For windows whose parts have so many steps
+  void (*configure_window)(int steps);
+  // max(1, 4 / fields / planes) tiles, fields 1, 2 or 4
+  void (*window)(const UnitWindow&, int planes, int fields);
   // y = act(total * scale + bias) of one row
   void (*put)(const float* total, float scale, const float* bias, int outputs, bool relu, float* y);
 };

@@ -2,6 +2,8 @@
 // not for files with instruction-set flags.
 #pragma once
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <vector>
@@ -59,6 +61,29 @@ struct Panel {
   std::vector<float> scale;          // [row]
   std::vector<float*> y;             // [row]
 };
+
+constexpr int64_t kRoundWork = int64_t(1) << 19;  // activations whose rounding pays for starting a thread
+
+inline int most_planes(const IntegerTileFn (&tile)[kMaxPlanes + 1]) {
+  int most = kMaxPlanes;
+  while (!tile[most]) --most;
+  return most;
+}
+
+// The scale of n activations and its inverse; NaN where one of them is NaN or infinite.
+struct RowScale {
+  float scale, factor;
+};
+inline RowScale row_scale(const Integer& isa, const float* x, int64_t n, int planes) {
+  const float levels = planes == 2 ? 32512.0f : 127.0f;
+  const uint32_t bits = isa.magnitude(x, n);
+  float most;
+  std::memcpy(&most, &bits, sizeof most);
+  if (bits >= 0x7f800000u) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
+  // Below that the inverse would overflow: such a row is zero as far as float32 sums go.
+  if (most < 1e-30f) return {0.0f, 0.0f};
+  return {most / levels, levels / most};
+}
 
 // matrix.cpp: the outputs of `blocks` for a panel, by a matrix unit; activations are stored as they are.
 void multiply_by_unit(const Weights& w, const Plan& plan, const Panel& panel, int64_t first_block, int64_t last_block,

@@ -183,14 +183,20 @@ def test_any_bytes_are_some_weight(rows: int, out: int, columns: int, bits: int,
     assert torch.equal(y.double(), F.linear(x.double(), codes.double()))
 
 
-WINDOWS: list[Any] = [  # shape of x, outputs, kernel, stride, padding, dilation
-    ((2, 3, 8, 8), 20, (3, 3), (1, 1), (1, 1), (1, 1)),
-    ((1, 16, 9, 7), 70, (3, 1), (2, 1), (1, 0), (1, 1)),
-    ((3, 5, 11, 11), 16, (3, 3), (2, 2), (2, 2), (2, 2)),
-    ((2, 64, 4, 4), 128, (1, 1), (1, 1), (0, 0), (1, 1)),
-    ((2, 6, 5, 5), 9, (1, 1), (2, 2), (0, 0), (1, 1)),
-    ((1, 1, 28, 28), 6, (5, 5), (1, 1), (2, 2), (1, 1)),
-    ((2, 480, 3, 3), 7, (3, 3), (1, 1), (1, 1), (1, 1)),  # 4320 columns: more than one sum of 32 bits takes
+WINDOWS: list[Any] = [  # shape of x, outputs, kernel, stride, padding, dilation, groups
+    ((2, 3, 8, 8), 20, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((1, 16, 9, 7), 70, (3, 1), (2, 1), (1, 0), (1, 1), 1),
+    ((3, 5, 11, 11), 16, (3, 3), (2, 2), (2, 2), (2, 2), 1),
+    ((2, 64, 4, 4), 128, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 6, 5, 5), 9, (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    ((1, 1, 28, 28), 6, (5, 5), (1, 1), (2, 2), (1, 1), 1),
+    ((2, 480, 3, 3), 7, (3, 3), (1, 1), (1, 1), (1, 1), 1),  # 4320 columns: more than a matrix unit takes in one sweep
+    ((3, 32, 2, 2), 130, (3, 3), (1, 1), (1, 1), (1, 1), 1),  # a tile spans images; parts of a run are filled up
+    ((2, 12, 20, 33), 48, (3, 3), (2, 2), (1, 1), (1, 1), 1),  # lines that are no whole strides
+    ((2, 7, 6, 9), 14, (3, 3), (1, 1), (1, 1), (1, 1), 7),
+    ((1, 40, 7, 7), 40, (3, 3), (2, 1), (1, 1), (1, 1), 40),  # depthwise
+    ((2, 36, 5, 6), 24, (1, 3), (1, 1), (0, 2), (1, 2), 3),  # blocks of 16 outputs that two groups share
+    ((1, 160, 4, 4), 96, (3, 3), (1, 1), (1, 1), (1, 1), 2),
 ]
 
 
@@ -200,19 +206,20 @@ WINDOWS: list[Any] = [  # shape of x, outputs, kernel, stride, padding, dilation
 def test_convolution_agrees_with_float64(
     ops_on: tuple[Callable[..., Tensor], ...], window: Any, bits: int, mode: str
 ) -> None:
-    shape, out, kernel, stride, padding, dilation = window
-    _, flat, scale, bias = case(1, out, shape[1] * kernel[0] * kernel[1], 1, bits)
-    codes = flat.view(out, shape[1], *kernel)
+    shape, out, kernel, stride, padding, dilation, groups = window
+    _, flat, scale, bias = case(1, out, shape[1] // groups * kernel[0] * kernel[1], 1, bits)
+    codes = flat.view(out, shape[1] // groups, *kernel)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    sizes = [list(pair) for pair in (kernel, stride, padding, dilation)]
+    sizes: list[Any] = [list(pair) for pair in (kernel, stride, padding, dilation)]
+    sizes.append(groups)
     y = ops_on[1](x, lowbit.pack_kernel(codes, bits), scale, bias, bits, *sizes, mode, False)
     weight = codes.double() * scale.double().view(-1, 1, 1, 1)
-    exact = F.conv2d(x.double(), weight, bias.double(), stride, padding, dilation)
+    exact = F.conv2d(x.double(), weight, bias.double(), stride, padding, dilation, groups)
     values = rounded64(x.flatten(1), mode).view(shape)
     assert y.shape == exact.shape
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert error(y, exact) <= BOUND[mode]
-    assert error(y, F.conv2d(values, weight, bias.double(), stride, padding, dilation)) <= 2e-6
+    assert error(y, F.conv2d(values, weight, bias.double(), stride, padding, dilation, groups)) <= 2e-6
     active = ops_on[1](x, lowbit.pack_kernel(codes, bits), scale, bias, bits, *sizes, mode, True)
     assert torch.equal(active, y.relu())
 
@@ -260,7 +267,7 @@ def test_strided_and_empty_inputs(ops_on: tuple[Callable[..., Tensor], ...]) -> 
         y = ops_on[0](x.flatten()[: torch.Size(shape).numel()].view(shape), packed, scale, bias, 4, 40, "int8", False)
         assert y.shape == (*shape[:-1], 20)
     kernel = lowbit.pack_kernel(torch.ones(20, 3, 1, 1, dtype=torch.int8), 2)
-    one = [[1, 1], [1, 1], [0, 0], [1, 1]]
+    one: list[Any] = [[1, 1], [1, 1], [0, 0], [1, 1], 1]
     assert ops_on[1](torch.zeros(0, 3, 5, 5), kernel, scale[:1], bias, 2, *one, "int8", False).shape == (0, 20, 5, 5)
     image = torch.randn(2, 5, 5, 3, generator=torch.Generator().manual_seed(1)).permute(0, 3, 1, 2)
     y = ops_on[1](image, kernel, scale[:1], None, 2, *one, "accurate", False)
@@ -396,6 +403,7 @@ def test_wrong_convolutions_are_refused(
         "stride": [1, 1],
         "padding": [0, 0],
         "dilation": [1, 1],
+        "groups": 1,
     }
     with pytest.raises(ValueError, match=message):
         ops_on[1](**{**arguments, "mode": "int8", "relu": False, **change})
@@ -449,7 +457,7 @@ def test_native_functions_check_their_numbers() -> None:
         ((1, 5, 5, 3), (3, 3, 0, 1, 0, 0, 1, 1), "out of range = 0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            convolution(64, shape, view, 64, 64, 0, 2, 20, 1, False, 64, 1)
+            convolution(64, shape, view, 1, 64, 64, 0, 2, 20, 1, False, 64, 1)
 
 
 def test_opcheck() -> None:
@@ -459,7 +467,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.robustq.lowbit_linear, arguments)
     kernel = lowbit.pack_kernel(codes[:8, :27].reshape(8, 3, 3, 3).clamp(-1, 1), 2)
     image = torch.randn(2, 3, 6, 6, requires_grad=True)
-    window = ([3, 3], [2, 1], [1, 0], [1, 1])
+    window = ([3, 3], [2, 1], [1, 0], [1, 1], 1)
     arguments = (image, kernel, scale[:1, :8], bias[:8].detach().requires_grad_(), 2, *window, "int8", True)
     torch.library.opcheck(torch.ops.robustq.lowbit_conv2d, arguments)
 
@@ -480,16 +488,17 @@ def test_gradients_are_those_of_the_dequantized_layer(relu: bool) -> None:
         assert error(ours.grad, theirs.grad.double()) <= 1e-5
 
 
-@pytest.mark.parametrize("window", WINDOWS[:3])
+@pytest.mark.parametrize("window", [*WINDOWS[:3], WINDOWS[-2]])
 def test_gradients_of_a_convolution(window: Any) -> None:
-    shape, out, kernel, stride, padding, dilation = window
-    codes = case(1, out, shape[1] * kernel[0] * kernel[1], 1, 2)[1].view(out, shape[1], *kernel)
+    shape, out, kernel, stride, padding, dilation, groups = window
+    columns = shape[1] // groups * kernel[0] * kernel[1]
+    codes = case(1, out, columns, 1, 2)[1].view(out, shape[1] // groups, *kernel)
     scale = torch.rand(1, out) + 0.5
     leaves = [(torch.ones(shape).requires_grad_(), torch.zeros(out).requires_grad_()) for _ in range(2)]
-    arguments = (2, list(kernel), list(stride), list(padding), list(dilation), "int8")
+    arguments = (2, list(kernel), list(stride), list(padding), list(dilation), groups, "int8")
     y = lowbit_ops.lowbit_conv2d(leaves[0][0], lowbit.pack_kernel(codes, 2), scale, leaves[0][1], *arguments)
     weight = codes.float() * scale.view(-1, 1, 1, 1)
-    twin = F.conv2d(leaves[1][0], weight, leaves[1][1], stride, padding, dilation)
+    twin = F.conv2d(leaves[1][0], weight, leaves[1][1], stride, padding, dilation, groups)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
     (y * weights).sum().backward()
     (twin * weights).sum().backward()

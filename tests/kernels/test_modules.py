@@ -232,8 +232,8 @@ def test_integer_modes_stay_near_the_dequantized_network(mode: str) -> None:
     x = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     assert far(small(x), net(x)) <= LIMITS[mode]
     modes = {name: layer.mode for name, layer in small.named_modules() if isinstance(layer, Packed)}
-    # Scale groups, channel groups and circular padding are for the exact mode alone.
-    assert modes == {"conv": "exact", "deep": "exact", "wrap": "exact", "head": mode}
+    # Scale groups and circular padding are for the exact mode alone.
+    assert modes == {"conv": "exact", "deep": mode, "wrap": "exact", "head": mode}
     file = io.BytesIO()
     torch.save(small.state_dict(), file)
     file.seek(0)
@@ -290,8 +290,8 @@ def test_integer_convolutions(mode: str, bits: int) -> None:
 
 def test_integer_refusals() -> None:
     codes, scale = torch.zeros(8, 4, 3, 3, dtype=torch.int8), torch.ones(8, 1)
-    for like in (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(4, 8, 3, padding="same")):
-        with pytest.raises(ValueError, match="one group of channels and of scales and numeric padding"):
+    for like in (nn.Conv2d(4, 8, (3, 4), padding="same"), nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")):
+        with pytest.raises(ValueError, match="one group of scales and zeros as padding"):
             PackedConv2d(codes, scale, None, like, mode="int8")
     layer = PackedConv2d(codes, scale, None, nn.Conv2d(4, 8, 3), mode="int8")
     with pytest.raises(ValueError, match=r"\(n, 4, height, width\), found \(2, 3, 5, 5\)"):
