@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustq.kernels import PackedConv2d, pack_model, status
+from robustq.kernels import PackedConv2d, PackedNetwork, fuse, pack_model, status
 
 from .architecture import Classifier
 from .checkpoint import Checkpoint
@@ -48,13 +48,17 @@ class ChannelsLast(nn.Module):
 def twin(checkpoint: Checkpoint, model: Classifier, probe: Tensor, mode: str | None = None) -> Twin | None:
     """The model packed in a mode, by default the first that its codes have; None where no layer can be packed.
 
-    probe (n, c, h, w) tells whether the network can run channels last.
+    The integer modes are fused (`robustq.kernels.fuse`) and so evaluate whatever mode they are put in. probe
+    (n, c, h, w) tells whether a network can be fused and can run channels last.
     """
     if any(not layer.silent for layer in noises(model)):
         return None  # packed layers have no place for noise on their weights
     for wanted in (mode,) if mode else MODES:
         if codes := _codes(checkpoint, model, MOST_LEVELS[wanted]):
-            made = Classifier(pack_model(model.net, codes, wanted), None, None)
+            net = pack_model(model.net, codes, wanted)
+            if wanted != "exact" and len(probe):
+                net = fuse(net.eval(), (probe[:4].to(model.mean.device) - model.mean) / model.std)
+            made = Classifier(net, None, None)
             made.mean, made.std = model.mean, model.std
             return Twin(wanted, len(codes), made if wanted == "exact" else _channels_last(made, probe))
     return None
@@ -62,7 +66,7 @@ def twin(checkpoint: Checkpoint, model: Classifier, probe: Tensor, mode: str | N
 
 def _channels_last(made: Classifier, probe: Tensor) -> nn.Module:
     """Channels last where there are convolutions and the network does not mind, as `view` of their outputs would."""
-    if not len(probe) or not any(isinstance(layer, PackedConv2d) for layer in made.modules()):
+    if not len(probe) or not any(isinstance(layer, PackedConv2d | PackedNetwork) for layer in made.modules()):
         return made
     changed = ChannelsLast(made)
     with frozen(changed), torch.no_grad():

@@ -16,6 +16,8 @@ exactly, and scaled in float32.
 A row with NaN or infinity gives NaN; a row below 1e-30 throughout counts as zero.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -291,7 +293,7 @@ def check_conv2d(
         raise ValueError(f"groups must divide the {scale.shape[1]} channels of y, found {groups}")
     check_mode(mode)
     check_operands(x, scale, bias)
-    if min(output_size(x, kernel, stride, padding, dilation)) < 1:
+    if min(output_size(x.shape[2:], kernel, stride, padding, dilation)) < 1:
         raise ValueError(f"a kernel of {tuple(kernel)} does not fit into x of shape {tuple(x.shape)}")
 
 
@@ -301,9 +303,9 @@ def check_pair(name: str, pair: list[int], least: int) -> None:
 
 
 def output_size(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+    size: Sequence[int], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
 ) -> tuple[int, int]:
-    """Height and width of a convolution's output."""
-    sizes = zip(x.shape[-2:], kernel, stride, padding, dilation, strict=True)
+    """Height and width of a convolution's output, from those of x."""
+    sizes = zip(size, kernel, stride, padding, dilation, strict=True)
     height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
     return height, width

@@ -107,7 +107,7 @@ def _(
     relu: bool,
 ) -> Tensor:
     lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
-    height, width = lowbit.output_size(x, kernel, stride, padding, dilation)
+    height, width = lowbit.output_size(x.shape[2:], kernel, stride, padding, dilation)
     return x.new_empty((x.shape[0], height, width, scale.shape[1])).permute(0, 3, 1, 2)
 
 
@@ -215,7 +215,7 @@ def native_conv2d(
     lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
     n, channels, height, width = x.shape
     out = scale.shape[1]
-    y = torch.empty((n, *lowbit.output_size(x, kernel, stride, padding, dilation), out), dtype=torch.float32)
+    y = torch.empty((n, *lowbit.output_size(x.shape[2:], kernel, stride, padding, dilation), out), dtype=torch.float32)
     if y.numel():
         rows, packed, scale = x.float().permute(0, 2, 3, 1).contiguous(), packed.contiguous(), scale.contiguous()
         bias = None if bias is None else bias.float().contiguous()

@@ -13,6 +13,7 @@
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
+#include "network.h"
 
 namespace nb = nanobind;
 using robustq::Matrix;
@@ -128,6 +129,29 @@ void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<in
       .run(reinterpret_cast<const float*>(x), nullptr, reinterpret_cast<float*>(y), c.batch, threads);
 }
 
+// inputs: (address of (batch, height, width, channels) f32, height, width, channels) each; codes u8, factors f32
+// -> y (batch, y_size) f32; see network.h
+void integer_network(const std::string& program, const std::vector<std::vector<int64_t>>& inputs, int64_t batch,
+                     uintptr_t codes, int64_t code_bytes, uintptr_t factors, int64_t factor_count, int planes,
+                     uintptr_t y, int64_t y_size, int threads) {
+  std::vector<robustq::Input> images;
+  for (const std::vector<int64_t>& input : inputs) {
+    need(input.size() == 4, "an input is (address, height, width, channels); entries", int64_t(input.size()));
+    activation(planes, false, uintptr_t(input[0]), y, threads);
+    for (size_t i = 1; i < 4; ++i) need(input[i] > 0 && input[i] < (int64_t(1) << 31), "a size is out of range", input[i]);
+    need_product("x is too large; values", {batch, input[1], input[2], input[3]});
+    images.push_back({reinterpret_cast<const float*>(uintptr_t(input[0])), {input[1], input[2], input[3]}});
+  }
+  need(batch > 0, "batch must be positive; batch", batch);
+  need(codes != 0, "bad address of the packed codes", int64_t(codes));
+  need(factors % alignof(float) == 0 && factors != 0, "bad address of the factors", int64_t(factors));
+  need(code_bytes >= 0, "code_bytes must not be negative; code_bytes", code_bytes);
+  need(factor_count >= 0, "factor_count must not be negative; factor_count", factor_count);
+  robustq::run_network({program, reinterpret_cast<const uint8_t*>(codes), code_bytes,
+                        reinterpret_cast<const float*>(factors), factor_count, planes},
+                       images, batch, reinterpret_cast<float*>(y), y_size, threads);
+}
+
 // Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes
 int64_t peak(bool bytes, int64_t rounds) {
   need(rounds >= 0 && rounds < (int64_t(1) << 31), "rounds must be in 0 ... 2^31 - 1; rounds", rounds);
@@ -163,4 +187,5 @@ NB_MODULE(_native, m) {
   m.def("dense", &dense, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_convolution", &integer_convolution, nb::call_guard<nb::gil_scoped_release>());
+  m.def("integer_network", &integer_network, nb::call_guard<nb::gil_scoped_release>());
 }

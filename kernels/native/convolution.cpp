@@ -107,7 +107,7 @@ Grid Convolver::grid(int64_t images) const {
       for (int64_t v = 0; v < out_w; ++v) {
         const int64_t offset = n * sample_ + h * c.stride_h * line_ + v * step;
         if (unit_) {
-          if (offset >= end) {
+          if (offset >= end || offset < at) {  // wide padding: lines of positions overlap in memory
             if (end > 0) fill(end);
             at = offset;
             end = offset + kTileRows * step;

@@ -83,6 +83,7 @@ struct Integer {
   void (*decode[2])(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess);
   void (*finish)(const Finish&);
   void (*settle)(const Settle&);
+  void (*larger)(const float* x, int64_t n, float* y);  // y = max(x, y), NaN if one is
   // the largest magnitude of n values, as the bits of a float; NaN and infinities come out above all numbers
   uint32_t (*magnitude)(const float* x, int64_t n);
   // q = rint(x * factor), |q| <= 127, or 32512 = 256 * high + low if low is not null; written plus `offset`

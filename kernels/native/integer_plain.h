@@ -42,6 +42,10 @@ void quantize(const float* x, int64_t n, float factor, int offset, int8_t* high,
   }
 }
 
+void larger(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = y[i] > x[i] || y[i] != y[i] ? y[i] : x[i];
+}
+
 int32_t total(const int8_t* x, int64_t n, int offset) {
   int32_t sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += int8_t(x[i] - offset);

@@ -123,6 +123,7 @@ def convolution(rng: torch.Generator, bits: int, mode: str) -> Arguments:
         "stride": [1, 2],
         "padding": [1, 0],
         "dilation": [1, 1],
+        "groups": 1,
         "mode": mode,
         "relu": True,
     }

@@ -184,19 +184,23 @@ def test_integer_convolutions(
     least = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
     height, width = (n + extra for n, extra in zip(least, pair(0, 8), strict=True))
     planes, relu, threads = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans()), data.draw(st.integers(1, 3))
-    wide = channels + -channels % 4
+    groups, wide = data.draw(st.sampled_from([1, 1, 2, 5])), channels + -channels % 4
+    out = -(-out // groups) * groups
     packed = rng.integers(0, 256, (-(-out // 64), kernel[0] * kernel[1] * wide // 4, 32 * bits), np.uint8)
     scale = rng.random((1, out), np.float32)
     codes = codes_of(packed, bits, out, kernel[0] * kernel[1] * wide, 1)
-    weight = (codes * scale.T).reshape(out, *kernel, wide)[..., :channels]
-    x = activations(rng, (batch, height, width, channels), special)
+    own = (codes * scale.T).reshape(groups, -1, *kernel, wide)[..., :channels]
+    weight = np.zeros((groups, out // groups, *kernel, groups, channels))
+    weight[np.arange(groups), :, :, :, np.arange(groups)] = own  # nothing of other groups' channels
+    weight = weight.reshape(out, *kernel, groups * channels)
+    x = activations(rng, (batch, height, width, groups * channels), special)
     values = rounded(x, planes)
     wanted, size = convolve(values, weight, stride, padding, dilation)
 
     def call() -> Array:
         y = np.full(wanted.shape, 7, np.float32)
         window, numbers = (*kernel, *stride, *padding, *dilation), (bits, out, planes, relu, at(y), threads)
-        backend.native.integer_convolution(at(x), x.shape, window, at(packed), at(scale), 0, *numbers)
+        backend.native.integer_convolution(at(x), x.shape, window, groups, at(packed), at(scale), 0, *numbers)
         return y
 
     for isa, y in on_each_isa(call):
@@ -294,6 +298,7 @@ CONVOLUTION = {
     "x": (HERE, FLOATS),
     "shape": ((1, 4, 4, 3), WRONG_SHAPES),
     "window": ((3, 3, 1, 1, 0, 0, 1, 1), WRONG_WINDOWS),
+    "groups": (1, (*SIZES, 2, 4)),
     "codes": (HERE, BYTES),
     "scale": (HERE, FLOATS),
     "bias": (0, BIAS),
