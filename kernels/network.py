@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import lowbit
+from .lowbit_ops import lowbit_conv2d
 
 Size = tuple[int, int, int]  # channels, height, width
 
@@ -216,7 +217,7 @@ def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, 
             scale, bias = factors[step.factors : step.factors + 2 * step.out].view(2, step.out)
             packed, added = step.packed(codes, x.shape[1]), slots.get(step.residual)
             early = bool(step.relu) and added is None
-            y = torch.ops.robustq.lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, early)
+            y = lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, early)
             y = y if added is None else y + added
             y = y.relu() if step.relu and not early else y
         elif isinstance(step, Add):

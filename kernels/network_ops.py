@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import backend, network
+from .direct import plain
 from .ops import LIBRARY
 
 LIBRARY.define(
@@ -21,6 +22,8 @@ def lowbit_network(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, pro
 
     Differentiable in the inputs: the gradient is that of the dequantized layers at these activations.
     """
+    if backend.native is not None and inputs and plain(inputs[0], *inputs[1:], codes, factors):
+        return native_network(inputs, codes, factors, program, mode)
     return torch.ops.robustq.lowbit_network(inputs, codes, factors, program, mode)
 
 
