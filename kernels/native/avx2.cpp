@@ -81,6 +81,6 @@ int64_t peak(int64_t rounds) {
 
 #define ROW1(R) {tile<R, 1>}
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
-const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, dense_row, peak};
+const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, nullptr, {}, dense_row, peak};
 
 }  // namespace robustq

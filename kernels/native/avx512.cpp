@@ -52,6 +52,50 @@ void tile(const Tile& t) {
     for (int b = 0; b < B; ++b) _mm512_storeu_ps(t.sum + (r * B + b) * kLanes, acc[r][b]);
 }
 
+// vpermps takes the four lowest bits of each lane.
+template <int R, int B>
+void pair_tile(const PairTile& t) {
+  __m512 acc[R][B];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) acc[r][b] = _mm512_setzero_ps();
+  const float* tables = t.tables;
+  for (int64_t w = 0; w < t.count; ++w) {
+    __m512i word[B];
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      const uint32_t* from = t.words + b * t.block_stride + kLanes * w;
+      word[b] = _mm512_loadu_si512(from);
+      _mm_prefetch(from + B * t.block_stride, _MM_HINT_T1);  // what the next tile reads
+    }
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kLanes / 2; ++pair, tables += kPairTable) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const __m512 table = _mm512_loadu_ps(tables + r * t.row_stride);
+#pragma GCC unroll 4
+        for (int b = 0; b < B; ++b) acc[r][b] = _mm512_add_ps(acc[r][b], _mm512_permutexvar_ps(word[b], table));
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) word[b] = _mm512_srli_epi32(word[b], 4);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) _mm512_storeu_ps(t.sum + (r * B + b) * kLanes, acc[r][b]);
+}
+
+void pairs(const float* x, int64_t columns, float* tables) {
+  const __m512i entry = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512 first = _mm512_permutevar_ps(values(), entry);
+  const __m512 second = _mm512_permutevar_ps(values(), _mm512_srli_epi32(entry, 2));
+  for (int64_t k = 0; k < columns; k += 2, tables += kPairTable)
+    _mm512_storeu_ps(tables, _mm512_fmadd_ps(first, _mm512_set1_ps(x[k]),
+                                             _mm512_mul_ps(second, _mm512_set1_ps(x[k + 1]))));
+}
+
 // One word holds 16 columns of one row: the lanes shift it by 0, 2, ... 30 bits.
 void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, float* out) {
   const __m512 table = _mm512_mul_ps(values(), _mm512_set1_ps(scale));
@@ -82,9 +126,12 @@ int64_t peak(int64_t rounds) {
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
 #define ROW4(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>}
 #define ROW8(R) {tile<R, 1>, tile<R, 2>, tile<R, 4>, tile<R, 8>}
+#define PAIR(R) {pair_tile<R, 1>, pair_tile<R, kPairBlocks>}
 const Isa avx512_isa = {12,
                         {{}, ROW8(1), ROW8(2), ROW4(3), ROW4(4), ROW4(5), ROW4(6), ROW2(7), ROW2(8), ROW2(9), ROW2(10),
                          ROW2(11), ROW2(12)},
+                        pairs,
+                        {{}, PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5), PAIR(6)},
                         dense_row, peak};
 
 }  // namespace robustq

@@ -23,10 +23,31 @@ struct Tile {
 };
 using TileFn = void (*)(const Tile&);
 
+// Columns two at a time: four bits of a word choose one of the 16 sums that two columns of x can give, from a table in a
+// register. A table is made once for all outputs; where it can be looked up by one instruction, that and an addition do
+// the work of two multiply-adds and two decodings.
+constexpr int kPairRows = 6;    // rows of x in a tile
+constexpr int kPairBlocks = 4;  // or 1
+constexpr int kPairTable = 16;  // floats
+
+struct PairTile {
+  const float* tables;   // [row][pair of columns][16]
+  int64_t row_stride;    // floats
+  const uint32_t* words;
+  int64_t block_stride;  // words
+  int64_t count;         // words of 16 columns to sum over
+  float* sum;            // as in Tile
+};
+using PairTileFn = void (*)(const PairTile&);
+
 struct Isa {
   int max_rows;   // <= kMaxRows
   // tile[r][i]: the kernel for r rows and 2^i blocks, null where the registers do not suffice (never for one block)
   TileFn tile[kMaxRows + 1][4];
+  // The tables of one row's columns, an even number; null, and the next too, where looking up is no gain
+  void (*pairs)(const float* x, int64_t columns, float* tables);
+  // pair_tile[r][0] for r rows and one block, pair_tile[r][1] for kPairBlocks
+  PairTileFn pair_tile[kPairRows + 1][2];
   // out[k - first] = scale * code of one row, for columns first ... last - 1; word w of the row is words[16 * w]
   void (*dense)(const uint32_t* words, int64_t first, int64_t last, float scale, float* out);
   // Does nothing but fused multiply-adds of float32, from registers, for `rounds` rounds; how many. For rooflines.

@@ -45,6 +45,6 @@ int64_t peak(int64_t rounds) {
 
 }  // namespace
 
-const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, dense_row, peak};
+const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, nullptr, {}, dense_row, peak};
 
 }  // namespace robustq

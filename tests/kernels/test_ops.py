@@ -62,6 +62,12 @@ def error(y: Tensor, exact: Tensor) -> float:
         (7, 20, 16, 20, 16),  # a scale for each weight
         (5, 33, 10, 33, 6),  # ceil(10 / 6) = 2: the sixth group is empty
         (250, 200, 100, 200, 1),  # more rows than one panel
+        (1, 256, 64, 1, 1),  # enough outputs for tables of two columns
+        (5, 300, 530, 300, 1),  # a last block that is not full, columns beyond the last word and the last piece
+        (100, 270, 600, 1, 3),  # groups of 200 columns: no whole words
+        (50, 290, 650, 290, 4),  # groups of 163, and rows beyond the panel
+        (13, 260, 640, 260, 5),
+        (7, 333, 500, 1, 2),
     ],
 )
 def test_linear_agrees_with_float64(linear: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
@@ -83,6 +89,19 @@ def test_any_size_and_grouping(rows: int, out: int, columns: int, per_row: bool,
     assert torch.equal(ops.ternary_dense(packed, scale, out, columns).double(), weight)
     for run in (ops.ternary_linear, reference.ternary_linear):
         assert float((run(x, packed, scale, None, out, columns).double() - exact).abs().max()) <= bound
+
+
+def test_special_values_and_the_forbidden_code(linear: Callable[..., Tensor]) -> None:
+    x, codes, scale, _ = case(2, 320, 192, 1, 1)
+    x[1, 7] = torch.inf
+    packed = reference.pack(codes)
+    packed[5, 3, 2] = 0b10 << 8  # output 82, column 52, and zeros around it
+    y = linear(x, packed, scale, None, 320, 192)
+    assert y[0].isnan().nonzero().flatten().tolist() == [82]
+    wanted = F.linear(x[1].double(), dense64(codes, scale))
+    kept = torch.arange(320) != 82
+    assert torch.equal(y[1].isnan()[kept], wanted.isnan()[kept])
+    assert torch.equal(y[1][kept & ~wanted.isnan()].double(), wanted[kept & ~wanted.isnan()])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -110,7 +129,7 @@ def test_packing_by_hand() -> None:
 @pytest.mark.skipif(not ISAS, reason="the native module is not built")
 def test_threads_do_not_change_a_bit() -> None:
     before = torch.get_num_threads()
-    for shape in [(300, 16, 4000, 16, 1), (1, 6000, 6000, 1, 1), (64, 512, 1500, 512, 3)]:
+    for shape in [(300, 16, 4000, 16, 1), (1, 6000, 6000, 1, 1), (64, 512, 1500, 512, 3), (90, 4000, 260, 1, 1)]:
         x, codes, scale, bias = case(*shape)
         packed = reference.pack(codes)
         answers = []
