@@ -49,6 +49,8 @@ def find(model: Classifier, images: Tensor) -> Folding:
 
     images (n, c, h, w) in [0, 1]: a few that it is tried with. The model is left as it was.
     """
+    if not any(isinstance(module, _NORMS) for module in model.modules()):
+        return Folding()
     model, images = copy.deepcopy(model).eval().requires_grad_(False), images.double()
     try:
         model.double()  # in which a difference is none of rounding
@@ -83,14 +85,14 @@ def folded(net: nn.Module, folding: Folding) -> Iterator[None]:
             conv, norm, relu = (net.get_submodule(name) if name else None for name in names)
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-            if norm.training or is_watched(conv) or is_watched(norm):
+            if norm.training or not (_is_plain(conv) and _is_plain(norm)):
                 continue
             change(conv, _Folded(conv, norm))
             change(norm, _unchanged)
-            if relu is not None and not is_watched(relu):
+            if relu is not None and _is_plain(relu):
                 change(relu, torch.relu_)
         for relu in map(net.get_submodule, folding.relus):
-            if not is_watched(relu):
+            if _is_plain(relu):
                 change(relu, torch.relu_)
         yield
     finally:
@@ -102,6 +104,11 @@ def is_watched(module: nn.Module) -> bool:
     """Whether somebody would see that the module is called in another place, or with other values."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(len(each) for each in hooks)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nobody watches it, and its forward pass is that of its class."""
+    return not is_watched(module) and "forward" not in module.__dict__
 
 
 class _Folded:
@@ -158,7 +165,7 @@ def _found(net: nn.Module, graph: fx.Graph) -> Folding:
             return ""
         name, module = str(node.target), net.get_submodule(str(node.target))
         alone = calls[name] == 1 and places[id(module)] == 1
-        return name if type(module) in kinds and alone and not is_watched(module) else ""
+        return name if type(module) in kinds and alone and _is_plain(module) else ""
 
     triples, relus = [], []
     for node in graph.nodes:

@@ -129,3 +129,20 @@ def test_an_unknown_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         driver.main(["nothing"])
     assert "nothing" in capsys.readouterr().err
+
+
+def test_the_device_reaches_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed: list[list[str]] = []
+
+    def run(words: list[str], **_named: Any) -> Any:
+        typed.append(words)
+        if "bench" in words:
+            raise driver.subprocess.CalledProcessError(7, words)
+        (tmp_path / f"{Path(words[words.index('-o') + 1]).name}").touch()
+        report = {"bytes": 0, "history": [], "validation": None, "environment": {"gpu": "a GPU"}, "warnings": []}
+        return driver.subprocess.CompletedProcess(words, 0, stdout=json.dumps(report))
+
+    monkeypatch.setattr(driver.subprocess, "run", run)
+    assert driver.main(["gpu-resnet20-ternary", "--device", "cuda", "--out", str(tmp_path)]) == 7
+    assert [words[3] for words in typed] == ["train", "train", "bench"]  # the parent, the row, its measurement
+    assert all(words[words.index("--device") + 1] == "cuda" for words in typed)

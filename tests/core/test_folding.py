@@ -186,6 +186,19 @@ def test_who_watches_sees_what_is_there_without_folding() -> None:
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(seen, plain, strict=True))
 
 
+def test_a_forward_pass_of_ones_own_stays() -> None:
+    model = built("resnet")
+    folding = find(model, X[:2].float())
+    norm = model.net.get_submodule("layer1.0.bn1")
+    own = norm.__dict__["forward"] = lambda x: 2 * x
+    assert len(find(model, X[:2].float()).triples) == len(folding.triples) - 1
+    model.eval()
+    plain, _ = looked(model)
+    with folded(model.net, folding):
+        assert torch.allclose(looked(model)[0], plain, atol=1e-9)
+    assert norm.__dict__["forward"] is own
+
+
 def test_an_exception_leaves_the_layers_as_they_were() -> None:
     model = built("resnet")
     with pytest.raises(KeyboardInterrupt), folded(model.net, find(model, X[:2].float())):
