@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from . import architecture, datasets, inserted, registry, rng
+from . import architecture, datasets, execution, inserted, registry, rng
 from .architecture import Classifier
 from .attacks.attack import Attack
 from .attacks.pgd import Pgd
@@ -30,6 +30,20 @@ def resolved(recipe: Recipe, start: Checkpoint | None) -> Recipe:
     lr = recipe.train.lr if recipe.train.lr is not None else (0.1 if start is None else 0.01)
     augment = recipe.data.augment or datasets.info(recipe.data.name).augment
     return recipe.replace("train", lr=lr).replace("data", augment=augment)
+
+
+def device(recipe: Recipe) -> torch.device:
+    """Where the run trains; OptionError where it is not there, or does not compute as the recipe says."""
+    found = execution.device(recipe.run)
+    if recipe.train.precision == "bf16":
+        try:
+            torch.autocast(found.type, torch.bfloat16)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise OptionError(
+                f"train.precision is bf16, which {found} cannot be used in: {reason}", "Leave it at float32."
+            ) from None
+    return found
 
 
 def data(recipe: Recipe) -> tuple[Dataset, Dataset]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import divergence, execution, files, folding, preparation, resume, rng, targets
 from .checkpoint import Checkpoint, dumps, load
 from .datasets.augment import augment
-from .errors import TrainingError
+from .errors import OptionError, TrainingError
 from .fit import check_shape
 from .recipe import Recipe
 from .replicas import Replicas
@@ -63,6 +63,12 @@ def train(
     except KeyboardInterrupt:
         run.save()
         raise
+    except torch.OutOfMemoryError:
+        size = recipe.train.batch_size
+        raise OptionError(
+            f"training on batches of {size} images does not fit into the memory of {run.device}.",
+            f"Give --batch-size {max(1, size // 2)}, or start more processes." if size > 1 else "Use another device.",
+        ) from None
     if run.state_path is not None:
         run.state_path.unlink(missing_ok=True)
     return TrainResult(load(io.BytesIO(run.best)), run.history, run.warnings + run.objective.remarks(run.history))
@@ -74,7 +80,7 @@ class _Run:
     def __init__(self, recipe: Recipe, start: Checkpoint | None, state_path: Path | None) -> None:
         recipe = preparation.resolved(recipe, start)
         self.recipe, self.settings, self.seed = recipe, recipe.train, recipe.run.seed
-        self.device = execution.device(recipe.run)
+        self.device = preparation.device(recipe)
         self.replicas = Replicas(self.device)
         self.replicas.check(self.settings.batch_size)
         self.train_data, validation = preparation.data(recipe)

@@ -173,6 +173,22 @@ def test_a_tensor_left_behind_is_noticed() -> None:
                 mixed()
 
 
+def test_what_a_device_cannot_compute_in_is_refused_before_training(quadrants: str) -> None:
+    with pytest.raises(OptionError, match=r"bf16, which meta cannot be used in: .*\nLeave it at float32"):
+        train(recipe(quadrants, "meta", train={"precision": "bf16"}))
+
+
+def test_a_batch_that_does_not_fit_is_an_error_of_the_user(quadrants: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("robustq.core.training._Run._step", full)
+    with pytest.raises(
+        OptionError, match=r"batches of 10 images does not fit .*\nGive --batch-size 5"
+    ):
+        train(recipe(quadrants, "cpu"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_gpu_that_is_not_there_is_refused_before_training(quadrants: str) -> None:
     with pytest.raises(OptionError, match=r"--device cuda cannot be used: .*\nUse --device cpu"):
