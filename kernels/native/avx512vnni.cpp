@@ -2,7 +2,7 @@
 //
 // The fields of a byte are only masked, never shifted: field b is 2^(bits * b) times too large, and so is its sum, until
 // the end. The sums stay in registers (64 outputs x 6 planes = 24 of 32); as inline assembly, because g++ 12 spills the
-// accumulators of the intrinsic. `objdump -d` shows (%rsp) nowhere in the loops over steps.
+// accumulators of the intrinsic. tests/kernels/test_spills.py looks for them in the built module.
 #include <immintrin.h>
 
 #include "integer_plain.h"
