@@ -55,7 +55,12 @@ class Method:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(type(self).__name__, field, getattr(self, field.name))
+            _check(self._place(field.name), field, getattr(self, field.name))
+
+    @classmethod
+    def _place(cls, option: str) -> str:
+        """What errors call an option."""
+        return f"{cls.__name__}: {option}"
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, for recipes, reports and file headers."""
@@ -152,16 +157,14 @@ def _boolean(value: Any, what: str) -> bool:
         raise OptionError(f"{what}: {value!r} is neither true nor false.") from None
 
 
-def _check(owner: str, field: dataclasses.Field[Any], value: Any) -> None:
+def _check(place: str, field: dataclasses.Field[Any], value: Any) -> None:
     low, high, choices = (field.metadata.get(k) for k in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise OptionError(
-            f"{owner}: {field.name} is {value!r}.", f"It can be one of: {', '.join(str(c) for c in choices)}."
-        )
+        raise OptionError(f"{place} is {value!r}.", f"It can be one of: {', '.join(str(c) for c in choices)}.")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and not (-inf if low is None else low) <= value <= (inf if high is None else high):
         span = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
-        raise OptionError(f"{owner}: {field.name} is {value!r}, outside {span}.")
+        raise OptionError(f"{place} is {value!r}, outside {span}.")
 
 
 def _plain(value: Any) -> Any:

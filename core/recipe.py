@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import InputFileError, OptionError
 from .option import Method, convert, option
@@ -46,9 +46,21 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPart(Method):
+class Part(Method):
+    """A section of a recipe: errors call its entries as a recipe does."""
+
+    SECTION: ClassVar[str]
+
+    @classmethod
+    def _place(cls, option: str) -> str:
+        return f"{cls.SECTION}.{option}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPart(Part):
     """Which network, how it is built, and the normalisation inside it."""
 
+    SECTION = "model"
     init: str | None = option(None, "checkpoint to start from")
     arch: str | None = option(None, "architecture: NAME, file.py:factory or pkg.mod:factory")
     args: dict[str, Any] = field(default_factory=dict, metadata={"help": "arguments of the architecture"})
@@ -57,9 +69,10 @@ class ModelPart(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPart(Method):
+class DataPart(Part):
     """Which images."""
 
+    SECTION = "data"
     name: str | None = option(None, "a data set's name or a path")
     split: str | None = option(None, "train or test")
     dir: str | None = option(None, "folder searched first for a named data set")
@@ -71,9 +84,10 @@ class DataPart(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPart(Method):
+class TrainPart(Part):
     """The training loop's own settings."""
 
+    SECTION = "train"
     epochs: int = option(10, "passes over the training images", low=1)
     batch_size: int = option(128, "images a step", low=1)
     lr: float | None = option(None, "learning rate; 0.1 from scratch, 0.01 from a checkpoint", low=0)
@@ -97,9 +111,10 @@ class TrainPart(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AveragePart(Method):
+class AveragePart(Part):
     """Weights averaged over training steps, exported in place of the last ones."""
 
+    SECTION = "average"
     kind: str = option("none", "ema decays, swa is the plain mean from `start` on", choices=("none", "ema", "swa"))
     decay: float = option(0.999, "of ema, a step; lower in the first steps", low=0, high=1)
     start: float = option(0.75, "training progress from which swa takes the mean", low=0, high=1)
@@ -107,18 +122,20 @@ class AveragePart(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillPart(Method):
+class DistillPart(Part):
     """The network that training starts from as a second teacher beside the labels."""
 
+    SECTION = "distill"
     weight: float = option(0.0, "share of the parent's opinion in the loss; 0: none", low=0, high=1)
     temperature: float = option(1.0, "what logits are divided by before they are compared", low=1e-6)
     parent_sees: str = option("clean", "the clean images, or the same as the network", choices=("clean", "same"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPart(Method):
+class RunPart(Part):
     """Where and how a run is executed."""
 
+    SECTION = "run"
     seed: int = option(0, "seed of every draw")
     device: str = option("cpu", "torch device")
     threads: int | None = option(None, "CPU threads; torch's choice when not given", low=1)
@@ -229,12 +246,16 @@ def _part(cls: Any, content: Any, where: str) -> Any:
     if not isinstance(content, Mapping):
         raise OptionError(f"{where} is {content!r}, not a table of entries.")
     hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key, value in content.items():
-        if key not in hints:
-            raise OptionError(f"{where} has no entry {key!r}.", suggest(key, list(hints)))
+        if key not in known:
+            raise OptionError(f"{where} has no entry {key!r}.", suggest(key, known))
         values[key] = dict(value) if isinstance(value, Mapping) else convert(hints[key], value, f"{where}.{key}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except OptionError as error:
+        raise OptionError(f"{where.removesuffix(cls.SECTION)}{error.problem}", error.remedy) from None
 
 
 def _spec(content: Any, where: str) -> Spec:

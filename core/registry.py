@@ -124,10 +124,13 @@ def find(name: str, *kinds: str) -> type[Any]:
 
 def create(name: str, options: Mapping[str, Any], *kinds: str) -> Any:
     """The method of that name with these options (text is converted and checked)."""
+    method = find(name, *kinds)
     try:
-        return build(find(name, *kinds), options)
+        return build(method, options)
     except OptionError as error:
-        raise type(error)(f"{kinds[0]} {name}: {error.problem}", error.remedy) from None
+        kind = next(kind for kind in kinds if name in TABLE[kind])
+        problem = error.problem.removeprefix(f"{method.__name__}: ")
+        raise type(error)(f"{kind} {name}: {problem}", error.remedy) from None
 
 
 def name_of(method: Method) -> str:

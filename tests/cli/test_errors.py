@@ -92,6 +92,7 @@ LINES = [
     ("train --arch lenet -o t.safetensors", Exit.USAGE, "--data"),
     ("train --arch lenet --data {data} --epochs 0 -o t.safetensors", Exit.USAGE, "--epochs"),
     ("train --arch lenet --data {data} --lr fast -o t.safetensors", Exit.USAGE, "'fast' is not a number"),
+    ("train --arch lenet --data {data} --average zzz -o t.safetensors", Exit.USAGE, "average.kind is 'zzz'"),
     ("train --arch nonet --data {data} -o t.safetensors", Exit.USAGE, "nonet"),
     ("train --arch lenet --arch-arg size=12 --data digits --arch-arg channels=3 -o t", Exit.USAGE, "digits"),
     ("train --arch lenet --arch-arg size=28 --data {data} -o t.safetensors", Exit.USAGE, "12x12"),

@@ -68,6 +68,11 @@ def test_portable_leaves_out_places(recipe: Recipe) -> None:
     assert there.portable().train == recipe.train
 
 
+def test_errors_of_a_part_name_its_entry(recipe: Recipe) -> None:
+    with pytest.raises(OptionError, match=r"^average\.kind is 'zzz'"):
+        recipe.replace("average", kind="zzz")
+
+
 def test_replace_leaves_what_is_not_given(recipe: Recipe) -> None:
     changed = recipe.replace("train", epochs=2, lr=None)
     assert (changed.train.epochs, changed.train.lr) == (2, 0.1)
@@ -82,7 +87,9 @@ def test_replace_leaves_what_is_not_given(recipe: Recipe) -> None:
         ("trian.epochs=3", "there is no 'trian'"),
         ("train.epochs=many", "'many' is not a number"),
         ("compress.7.bits=2", "'7' is not a place in a list of 2"),
-        ("train.schedule=linear", "cosine, step, constant"),
+        ("train.schedule=linear", r"^--set: train\.schedule is 'linear'\.\nIt can be one of: cosine, step, constant"),
+        ("average.kind=zzz", r"^--set: average\.kind is 'zzz'\.\nIt can be one of: none, ema, swa"),
+        ("distill.weight=2", r"^--set: distill\.weight is 2\.0, outside \[0, 1\]"),
     ],
 )
 def test_wrong_assignments(recipe: Recipe, assignment: str, message: str) -> None:
@@ -98,6 +105,9 @@ def test_wrong_assignments(recipe: Recipe, assignment: str, message: str) -> Non
         ("[train]\nlearning=1", "train has no entry 'learning'"),
         ("[[compress]]\nbits=2", "needs a name"),
         ("train = 3", "train is 3, not a table"),
+        ("[train]\nepochs=0", r"bad\.toml: train\.epochs is 0, outside"),
+        ("[run]\nthreads=0", r"bad\.toml: run\.threads is 0, outside"),
+        ("[train]\nSECTION='run'", "train has no entry 'SECTION'"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:

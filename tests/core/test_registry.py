@@ -41,3 +41,10 @@ def test_did_you_mean() -> None:
 def test_option_errors_name_kind_and_method() -> None:
     with pytest.raises(OptionError, match=r"attack pgd: .*steps.*'many' is not a number"):
         registry.create("pgd", {"eps": 0.1, "steps": "many"}, "attack")
+
+
+def test_option_errors_name_the_kind_it_is_of_once() -> None:
+    with pytest.raises(OptionError, match=r"^structure atmc: bits is 9\.\n"):
+        registry.create("atmc", {"bits": 9}, *registry.COMPRESSORS)
+    with pytest.raises(OptionError, match=r"^pruner hydra: sparsity is 1\.0, not between"):
+        registry.create("hydra", {"sparsity": 1}, *registry.COMPRESSORS)
