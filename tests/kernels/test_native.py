@@ -220,6 +220,115 @@ def convolve(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any) 
     return y, np.einsum("nhwckl,oklc->nhwo", np.abs(views), np.abs(weight))
 
 
+def drawn_program(rng: np.random.Generator, x: Array, planes: int) -> tuple[list[int], Array, Array, Array, Array]:
+    """A program of all kinds of steps on images x, its codes and factors, its result and the size of what that adds."""
+    slots: dict[int, tuple[Array, Array]] = {0: (x.astype(np.float64), np.abs(x.astype(np.float64)))}
+    text: list[Any] = [1, 5]
+    codes: list[Array] = [np.zeros(0, np.uint8)]
+    factors: list[Array] = [np.zeros(0, np.float32)]
+    target = 0
+    for _ in range(rng.integers(1, 7)):
+        source = target if rng.integers(3) else int(rng.choice(list(slots)))
+        kind = int(rng.integers(5))
+        y, size = slots[source]
+        height, width, channels = y.shape[1:]
+        target = int(rng.choice([slot for slot in range(1, 5) if slot != source]))
+        if kind == 0:
+            bits, out, groups, relu = int(rng.choice([2, 4])), int(rng.integers(1, 40)), 1, int(rng.integers(2))
+            kernel, padding = rng.integers(1, 1 + np.minimum(3, [height, width])), rng.integers(0, 2, 2)
+            stride, columns = rng.integers(1, 3, 2), int(kernel.prod()) * (channels + -channels % 4)
+            made = rng.integers(0, 256, (-(-out // 64), columns // 4, 32 * bits), np.uint8)
+            factor = rng.random((2, out), np.float32) / np.float32(columns)
+            weight = codes_of(made, bits, out, columns, 1) * factor[0][:, None].astype(np.float64)
+            weight = weight.reshape(out, *kernel, channels + -channels % 4)[..., :channels]
+            values = rounded(y.astype(np.float32), planes)
+            y, terms = convolve(values, weight, stride, padding, (1, 1))
+            # What comes in may differ by a rounding, and then by a step of its scale.
+            size = convolve(
+                size + np.abs(values).max((1, 2, 3), keepdims=True) * 1000, weight, stride, padding, (1, 1)
+            )[1]
+            y = y + factor[1]
+            residual = [slot for slot, (held, _) in slots.items() if held.shape == y.shape and rng.integers(2)]
+            other = residual[0] if residual else -1
+            if other >= 0:
+                y, size = y + slots[other][0], size + slots[other][1]
+            y = np.maximum(y, 0) if relu else y
+            size = size + terms + 1
+            starts = sum(map(len, codes)), sum(map(len, factors))
+            text += [0, source, other, target, bits, out, *kernel, *stride, *padding, 1, 1, groups, relu, *starts]
+            codes.append(made.reshape(-1))
+            factors.append(factor.reshape(-1))
+        elif kind == 1:
+            other, relu = int(rng.choice([slot for slot, (held, _) in slots.items() if held.shape == y.shape])), 1
+            y, size = np.maximum(y + slots[other][0], 0), size + slots[other][1]
+            text += [1, source, other, target, relu]
+        elif kind == 2:
+            y = np.maximum(y, 0)
+            text += [2, source, target]
+        elif kind == 3:
+            kernel = np.minimum(2, [height, width])
+            views = np.lib.stride_tricks.sliding_window_view(y, tuple(kernel), (1, 2))[:, ::2, ::2]
+            y = views.max((4, 5))
+            size = np.lib.stride_tricks.sliding_window_view(size, tuple(kernel), (1, 2))[:, ::2, ::2].max((4, 5))
+            text += [3, source, target, *kernel, 2, 2, 0, 0, 0]
+        else:
+            pads = ((0, 0), (0, 0), (0, 0), (1, 2))
+            y, size = np.pad(y[:, ::2], pads), np.pad(size[:, ::2], pads)
+            text += [4, source, target, 2, 1, 1, 2]
+        slots[target] = (y, size)
+    return [int(number) for number in text], np.concatenate(codes), np.concatenate(factors), *slots[target]
+
+
+def run_program(text: str, x: Array, codes: Array, factors: Array, planes: int, y: Array) -> None:
+    inputs, batch = [(at(x), *x.shape[1:])], len(x)
+    parts = (at(codes), len(codes), at(factors), len(factors), planes)
+    backend.native.integer_network(text, inputs, batch, *parts, at(y), y[0].size, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.sampled_from([1, 2]), seeds)
+def test_networks(batch: int, height: int, width: int, channels: int, planes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
+    program, codes, factors, wanted, size = drawn_program(rng, x, planes)
+    text = " ".join(map(str, program))
+    codes, factors = (part if len(part) else np.zeros(1, part.dtype) for part in (codes, factors))
+
+    def call() -> Array:
+        y = np.full(wanted.shape, 7, np.float32)
+        run_program(text, x, codes, factors, planes, y)
+        return y
+
+    for isa, y in on_each_isa(call):
+        agree(y, wanted, size, (isa, text))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), seeds)
+def test_programs_that_make_no_sense(data: st.DataObject, seed: int) -> None:
+    """With numbers changed, dropped or added a program is refused, or runs within its buffers."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2, 4, 5, 3)).astype(np.float32)
+    program, codes, factors, wanted, _ = drawn_program(rng, x, 1)
+    numbers = st.sampled_from([-1, 0, 1, 2, 3, 4, 5, 7, 16, 64, 2**31 - 1, 2**31, 2**62, -(2**63), 2**70])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place, number = data.draw(st.integers(0, len(program) - 1)), data.draw(numbers)
+        program[place : place + data.draw(st.integers(0, 2))] = [number] * data.draw(st.integers(0, 1))
+        program = program or [0]
+    codes, factors = (part if len(part) else np.zeros(1, part.dtype) for part in (codes, factors))
+    y = np.full(wanted.shape, 7, np.float32)
+    text = data.draw(st.sampled_from([" ", "  ", "\0", ""])).join(map(str, program))
+    for isa in (ISAS[0], ISAS[-1]):
+        before = backend.native.isa()
+        backend.native.use(isa)
+        try:
+            run_program(text, x, codes, factors, 1, y)
+        except (ValueError, MemoryError):
+            pass
+        finally:
+            backend.native.use(before)
+
+
 BUFFER = np.zeros(8192, np.uint8)  # for calls that must be refused before they touch it
 BUFFER[4096:] = 255
 HERE = BUFFER.ctypes.data + -BUFFER.ctypes.data % 64
@@ -309,11 +418,25 @@ CONVOLUTION = {
     "y": (HERE + 2048, FLOATS),
     "threads": (1, THREADS),
 }
+NETWORK = {
+    "program": ("1 2 2 0 1", ("", "1", "1 2", "0 2 2 0 1", "1 2 9 0 1", "1 2 2 1 1", "x", "1 2 2 0 1 2", None)),
+    "inputs": ([(HERE, 1, 2, 3)], ([], [()], [(0, 1, 2, 3)], [(HERE + 1, 1, 2, 3)], [(HERE, 0, 2, 3)], None)),
+    "batch": (2, SIZES),
+    "codes": (HERE, BYTES),
+    "code_bytes": (64, (-1, -(2**63), 2**64)),
+    "factors": (HERE, FLOATS),
+    "factor_count": (8, (-1, -(2**63), 2**64)),
+    "planes": (1, (0, 3, -1, 2**31)),
+    "y": (HERE + 2048, FLOATS),
+    "y_size": (6, (5, 7, 0, -1, 2**62)),
+    "threads": (1, THREADS),
+}
 CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "linear": LINEAR,
     "dense": DENSE,
     "integer_linear": INTEGER_LINEAR,
     "integer_convolution": CONVOLUTION,
+    "integer_network": NETWORK,
     "keep": {"codes": (HERE, BYTES), "n": (9, COUNTS), "bitmap": (HERE + 2048, BYTES)},
     "survey": {"bitmap": (HERE, BYTES), "n": (9, COUNTS), "enough": (99, (2**63, None))},
     "store": {
@@ -358,6 +481,11 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "peak": {"bytes": (True, (2, None)), "rounds": (1, (-1, -(2**63), 2**62, 2**64))},
     "use": {"name": (ISAS[-1] if ISAS else "", ("", "mmx", "avx512" * 9999, None, 3))},
 }
+
+
+def test_no_entry_point_is_left_out() -> None:
+    public = {name for name in dir(backend.native) if not name.startswith("_")}
+    assert public == {*CALLS, "available", "isa"}
 
 
 @pytest.mark.parametrize("name", CALLS)
