@@ -1,6 +1,8 @@
 """A small data set and small checkpoints that several tests use."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -37,3 +39,14 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(Checkpoint(dict(net.state_dict()), {}, {}, meta, Source("", "robustq", "", 0, ())), path)
     load(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> ModuleType:
+    """`core/elsewhere.py`: a device that every machine has."""
+    spec = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parent / "core" / "elsewhere.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

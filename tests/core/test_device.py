@@ -3,8 +3,6 @@
 There need not be a GPU: `elsewhere` refuses what one refuses. Under it, training must give what it gives on the CPU.
 """
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,6 @@ from robustq.core.training import TrainResult, train
 pytestmark = pytest.mark.filterwarnings("ignore:.*from a non-meta parameter:UserWarning")  # it holds numbers here
 
 
-def _elsewhere() -> Any:
-    spec = importlib.util.spec_from_file_location("elsewhere", Path(__file__).with_name("elsewhere.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["elsewhere"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-elsewhere = _elsewhere()
 SMALL = {"depth": 8, "width": 3, "channels": 1, "classes": 4}
 LENET = {"arch": "lenet", "args": {"size": 12, "classes": 4, "width": 2}}
 RESNET = {"arch": "resnet", "args": SMALL}
@@ -52,7 +39,9 @@ def recipe(quadrants: str, device: str, **sections: Any) -> Recipe:
     return Recipe.from_dict({**content, **sections})
 
 
-def both(quadrants: str, start: Checkpoint | None = None, **sections: Any) -> tuple[TrainResult, TrainResult]:
+def both(
+    elsewhere: Any, quadrants: str, start: Checkpoint | None = None, **sections: Any
+) -> tuple[TrainResult, TrainResult]:
     here = train(recipe(quadrants, "cpu", **sections), start=start)
     with elsewhere.Elsewhere():
         return here, train(recipe(quadrants, "meta", **sections), start=start)
@@ -90,9 +79,9 @@ TRAINED = {  # every compressor that trains, alone or with others
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_compressors_train_there(quadrants: str, name: str) -> None:
+def test_compressors_train_there(elsewhere: Any, quadrants: str, name: str) -> None:
     model = RESNET if name in ("dnr channels", "pni", "quantized-relu", "rgsm") else LENET
-    assert_same(*both(quadrants, compress=TRAINED[name], model=model))
+    assert_same(*both(elsewhere, quadrants, compress=TRAINED[name], model=model))
 
 
 def test_every_compressor_that_trains_is_tested() -> None:
@@ -102,25 +91,30 @@ def test_every_compressor_that_trains_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("objective"))
-def test_objectives_train_there(quadrants: str, name: str) -> None:
+def test_objectives_train_there(elsewhere: Any, quadrants: str, name: str) -> None:
     small = {"images": 4, "iterations": 2} if name == "h-sat" else {}
     assert_same(
-        *both(quadrants, objective={"name": name, **small}, model=NOISY if name in ("pgd-at", "mat") else RESNET)
+        *both(
+            elsewhere,
+            quadrants,
+            objective={"name": name, **small},
+            model=NOISY if name in ("pgd-at", "mat") else RESNET,
+        )
     )
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_other_norms_train_there(quadrants: str, norm: str) -> None:
-    assert_same(*both(quadrants, attack={"name": "pgd", "eps": 0.5, "steps": 2, "norm": norm}))
+def test_other_norms_train_there(elsewhere: Any, quadrants: str, norm: str) -> None:
+    assert_same(*both(elsewhere, quadrants, attack={"name": "pgd", "eps": 0.5, "steps": 2, "norm": norm}))
 
 
-def test_averages_and_parents_are_there(quadrants: str) -> None:
+def test_averages_and_parents_are_there(elsewhere: Any, quadrants: str) -> None:
     start = train(recipe(quadrants, "cpu", model=RESNET)).checkpoint
     sections = {"average": {"kind": "ema", "decay": 0.5}, "distill": {"weight": 0.5}, "compress": [{"name": "dnr"}]}
-    assert_same(*both(quadrants, start, model=RESNET, **sections))
+    assert_same(*both(elsewhere, quadrants, start, model=RESNET, **sections))
 
 
-def test_a_stopped_run_goes_on_there(quadrants: str, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_there(elsewhere: Any, quadrants: str, tmp_path: Path) -> None:
     described = recipe(
         quadrants,
         "meta",
@@ -143,7 +137,7 @@ def test_a_stopped_run_goes_on_there(quadrants: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_gradient_that_is_not_finite_moves_nothing(device: str) -> None:
+def test_a_gradient_that_is_not_finite_moves_nothing(elsewhere: Any, device: str) -> None:
     def torn(x: torch.Tensor) -> torch.Tensor:  # infinitely steep at the first pixel, smooth at the others
         return torch.stack([x[:, 0].sub(x[:, 0].detach()).sqrt(), *x[:, 1:].unbind(1)], 1)
 
@@ -163,7 +157,7 @@ def test_convolutions_repeat_themselves_while_training() -> None:
     assert torch.backends.cudnn.deterministic == before
 
 
-def test_a_tensor_left_behind_is_noticed() -> None:
+def test_a_tensor_left_behind_is_noticed(elsewhere: Any) -> None:
     with elsewhere.Elsewhere():
         there = torch.ones(3).to("meta")
         assert float((there * 2).sum() + torch.tensor(1.0)) == 7  # tensors without axes go along
@@ -183,9 +177,7 @@ def test_a_batch_that_does_not_fit_is_an_error_of_the_user(quadrants: str, monke
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("robustq.core.training._Run._step", full)
-    with pytest.raises(
-        OptionError, match=r"batches of 10 images does not fit .*\nGive --batch-size 5"
-    ):
+    with pytest.raises(OptionError, match=r"batches of 10 images does not fit .*\nGive --batch-size 5"):
         train(recipe(quadrants, "cpu"))
 
 
