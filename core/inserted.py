@@ -26,6 +26,11 @@ def parts(net: nn.Module) -> dict[str, Inserted]:
     return {n: m for n, m in net.named_modules() if isinstance(m, (WeightNoise, SignalNoise, QuantizedReLU))}
 
 
+def noisy(net: nn.Module) -> set[str]:
+    """The layers of a network that noise was put into."""
+    return {name.rpartition(".")[0] for name, part in parts(net).items() if not isinstance(part, QuantizedReLU)}
+
+
 def record(net: nn.Module) -> list[dict[str, Any]]:
     """What the file's header says: [{"kind", options ..., "at": [names]}], equal options together."""
     found: list[dict[str, Any]] = []
@@ -61,9 +66,9 @@ def weight_noise(net: nn.Module, place: str, strengths: int, start: float, spec:
         raise OptionError(
             f"{place} belongs to a {type(layer).__name__}, which keeps its weights apart.", "Leave it out."
         )
-    if not isinstance(layer, _NoisyWeights):
+    if not isinstance(layer, NoisyWeights):
         layer.get_parameter(leaf)
-        layer.__class__ = type(type(layer).__name__, (_NoisyWeights, type(layer)), {})
+        layer.__class__ = type(type(layer).__name__, (NoisyWeights, type(layer)), {})
     return _kept(layer, leaf + WEIGHT, lambda: WeightNoise(strengths, start, **spec))
 
 
@@ -135,7 +140,7 @@ _PUT: dict[str, Callable[[nn.Module, str, int, float, Mapping[str, Any]], Insert
 }
 
 
-class _NoisyWeights:
+class NoisyWeights:
     """Mixed into the class of a layer: its weights are replaced by noisy ones during each forward pass."""
 
     _parameters: dict[str, Any]

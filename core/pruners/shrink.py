@@ -15,8 +15,9 @@ class Shrink(Compressor):
     It works on the finished model, whatever its place among the methods. Channels are removed that are constant for
     every image, or that nothing reads; what they contributed is folded into biases and batch norms. Where a convolution
     with zero padding reads constants other than zero, one or two such channels stay for all of them, since no bias
-    does the same at the border (with quantized weights all of them stay). Layers that robustq does not know keep their
-    channels, and the report names them. The small model is compared with the large one before it is written.
+    does the same at the border (with quantized weights all of them stay). Layers that robustq does not know, and those
+    that draw noise (pni, rsr), keep their channels, and the report names them. The small model is compared with the
+    large one before it is written.
     """
 
     SOURCE = "exact: no weights are changed but by constants"

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..activation import QuantizedReLU
 from ..errors import ArchitectureError
+from ..inserted import NoisyWeights
 from ..models.resnet import Subsample
 
 
@@ -39,7 +41,9 @@ class _Tracer(fx.Tracer):
     """Follows the network into its own classes; one that cannot be followed is a single node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Subsample) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Subsample, QuantizedReLU, NoisyWeights)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         begun, stack = len(self.graph.nodes), self.module_stack.copy()

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustq.core import architecture
+from robustq.core import architecture, inserted, registry
+from robustq.core.activation import QuantizedReLU
 from robustq.core.checkpoint import Checkpoint, dumps, load
 from robustq.core.errors import ArchitectureError, NothingCompressedError
-from robustq.core.packed import Circulant, Half, Packed, Quantized, Sparse, half_float
+from robustq.core.noise import noise_off
+from robustq.core.packed import Circulant, Factored, Half, Packed, Quantized, Sparse, half_float
 from robustq.core.shrinking.shrink import TOLERANCE, shrink
 
 NETWORKS = Path(__file__).with_name("networks.py")
@@ -260,3 +262,52 @@ def test_refusals() -> None:
     with pytest.raises(ArchitectureError, match=r"\[1, 28, 28\].*\n.*shrink:input="):
         shrink(of)
     assert shrink(of, shape=(1, 12, 12)).facts["weights"]["after"] < 20_000
+
+
+def with_inserted(of: Checkpoint, method: str, **options: Any) -> Checkpoint:
+    """The network with the layers that a method puts into it."""
+    net = architecture.build(of).net
+    weights = {name: w for name, w in net.named_parameters() if w.ndim > 1}
+    images = torch.rand(8, *of.meta["data"]["shape"], generator=torch.Generator().manual_seed(0))
+    registry.create(method, options, *registry.COMPRESSORS).attach(weights, 10).install(net, images)
+    return Checkpoint(dict(net.state_dict()), {}, {}, {**of.meta, "inserted": inserted.record(net)})
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("name", ["resnet", "lenet"])
+def test_quantized_activations_are_followed(name: str, bits: int) -> None:
+    of = with_inserted(checkpoint(name), "quantized-relu", bits=bits)
+    facts = check(of)
+    assert not any("QuantizedReLU" in entry["why"] for entry in facts["stay"])
+    small = architecture.build(load(io.BytesIO(dumps(shrink(of).checkpoint))))
+    assert sum(isinstance(part, QuantizedReLU) for part in small.modules()) == len(of.meta["inserted"][0]["at"])
+
+
+def test_noise_on_images_keeps_its_layer_alone() -> None:
+    of = with_inserted(checkpoint("resnet"), "pni", on="input", level="channel")
+    found = shrink(of)
+    assert any("conv1 (Conv2d: it draws noise)" in entry["why"] for entry in found.facts["stay"])
+    large, small = architecture.build(of), architecture.build(load(io.BytesIO(dumps(found.checkpoint))))
+    x = torch.rand(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), noise_off(large), noise_off(small):
+        torch.testing.assert_close(small(x), large(x), atol=1e-5, rtol=1e-5)
+    assert found.facts["weights"]["after"] < found.facts["weights"]["before"]
+
+
+@pytest.mark.parametrize("on", ["weight", "activation"])
+@pytest.mark.parametrize("level", ["layer", "channel", "element"])
+def test_layers_with_noise_are_refused_by_name(on: str, level: str) -> None:
+    of = with_inserted(checkpoint("lenet"), "pni", on=on, level=level)
+    with pytest.raises(NothingCompressedError, match=r"they belong to conv2 \(Conv2d: it draws noise\)"):
+        shrink(of)
+
+
+def test_factors_are_refused_by_name() -> None:
+    of = checkpoint("lenet", pruned=0.9)
+    weights, packed = dict(of.weights), {}
+    for name in [n for n, w in of.weights.items() if w.ndim > 1]:
+        w = weights.pop(name)
+        side = min(len(w), w[0].numel())
+        packed[name] = Factored(w.flatten(1), torch.zeros(side, side), torch.zeros_like(w.flatten(1)), tuple(w.shape))
+    with pytest.raises(NothingCompressedError, match=r"conv2 \(Conv2d: its weight is a product of factors\)"):
+        shrink(replace(of, weights=weights, packed=packed))
