@@ -1,7 +1,7 @@
 """Packed linear layers beside other libraries, in every shape of docs/kernels.md: python benchmarks/kernels.py > k.json
 
 How it measures is told in `robustq.kernels.measure`; `robustq bench --kernels` is the short form. `--only 4096x4096`
-selects by what stands in a setting's name, such as "cold" or "4-bit".
+selects by what stands in a setting's name, such as "cold" or "4-bit". Whole networks are in `networks.py`.
 """
 
 import argparse

@@ -1,0 +1,181 @@
+"""Whole packed networks beside torch and onnxruntime: python benchmarks/networks.py > n.json
+
+Without a file, ternary ResNet-20 and VGG-11 with random codes for images of CIFAR's size; `--model FILE` measures a
+compressed checkpoint, `--data NAME|PATH` gives the images on which answers are compared (else noise). One thread, all
+candidates in turns, medians of CPU time; dense torch is contiguous and channels last, with and without batch norm
+folded, so that the fastest of them can be taken.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse as fold_batch_norm
+
+from robustq.core import architecture, checkpoint, datasets
+from robustq.core.checkpoint import Checkpoint
+from robustq.core.inference import frozen
+from robustq.core.models.resnet import ResNet
+from robustq.core.models.vgg import Vgg
+from robustq.core.packed import Half, Packed, Quantized
+from robustq.core.twin import twin
+from robustq.kernels import backend, status
+from robustq.kernels.measure import take_turns
+
+BATCHES = (1, 64)
+NOISE = 256  # images, where none are given
+Run = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compressed network: its dense form and its codes."""
+
+    name: str
+    model: architecture.Classifier
+    codes: Checkpoint
+
+
+def random_ternary(name: str, net: nn.Module) -> Subject:
+    """Random codes, half of them zero, for all but the first and last layer; random batch norm that keeps the scale."""
+    rng = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1, generator=rng)
+            module.running_var.uniform_(0.5, 2, generator=rng)
+    weights = [(key, p) for key, p in net.named_parameters() if p.dim() > 1]
+    made: dict[str, Packed] = {}
+    for key, p in weights:
+        if key in (weights[0][0], weights[-1][0]):
+            made[key] = Half(p.detach().half())
+        else:
+            codes = torch.randint(-1, 2, p.shape, generator=rng) * torch.randint(0, 2, p.shape, generator=rng)
+            scale = (torch.rand(len(p), 1, generator=rng) + 0.5) * (6 / p[0].numel()) ** 0.5
+            made[key] = Quantized(codes.to(torch.int8), scale, 1)
+    net.load_state_dict({key: tensor.dense() for key, tensor in made.items()}, strict=False)
+    return Subject(name, architecture.Classifier(net).eval(), Checkpoint({}, made, {}, {}))
+
+
+def from_file(path: str) -> Subject:
+    loaded = checkpoint.load(path)
+    model = architecture.build(loaded)
+    return Subject(path.rsplit("/", 1)[-1].removesuffix(".rq.safetensors"), model.eval(), loaded)
+
+
+def dense_forms(model: nn.Module) -> dict[str, nn.Module]:
+    """The dense model as torch may run it best."""
+    folded = fold_batch_norm(copy.deepcopy(model))
+    forms = {"torch_fp32": model, "torch_fp32_folded": folded}
+    for name, form in list(forms.items()):
+        forms[f"{name}_last"] = copy.deepcopy(form)
+        for layer in forms[f"{name}_last"].modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return forms
+
+
+def in_onnxruntime(model: nn.Module, x: Tensor) -> Run:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no more packages is called old
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(model, (x,), str(file), dynamo=False, input_names=["x"])
+        stored = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
+    fed = {"x": x.numpy()}
+    return lambda: torch.from_numpy(session.run(None, fed)[0])
+
+
+def answers(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([model(part) for part in x.split(BATCHES[-1])])
+
+
+def rows(subject: Subject, x: Tensor, kind: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """One row for each batch and mode, `seconds` of measuring for each batch."""
+    model = subject.model
+    packed = {mode: twin(subject.codes, model, x[:4], mode) for mode in ("accurate", "int8")}
+    with torch.no_grad():
+        expected = answers(model, x)
+    for batch in BATCHES:
+        images = x[torch.arange(batch) % len(x)].contiguous()
+        last = images.contiguous(memory_format=torch.channels_last)
+        runs: dict[str, Run] = {}
+        for name, form in dense_forms(model).items():
+            runs[name] = partial(form, last if name.endswith("_last") else images)
+        try:
+            runs["ort_fp32"] = in_onnxruntime(model, images)
+        except ImportError as error:
+            print(f"note: no onnxruntime: {error}", file=sys.stderr)
+        theirs = list(runs)
+        for mode, found in packed.items():
+            if found is not None:
+                runs[mode] = partial(found.model, images)
+        with torch.no_grad():
+            ms = {name: us / 1000 for name, us in take_turns(runs, seconds, None).items()}
+        for mode, found in packed.items():
+            if found is None:
+                continue
+            with torch.no_grad():
+                y = answers(found.model, x)
+            yield {
+                "name": subject.name,
+                "batch": batch,
+                "mode": mode,
+                "isa": backend.native.isa(),
+                "ms": round(ms[mode], 4),
+                "baselines": {name: round(ms[name], 4) for name in theirs},
+                "agreement": float((y.argmax(1) == expected.argmax(1)).double().mean()),
+                "max_error": float((y - expected).abs().max() / expected.abs().max()),
+                "images": {"kind": kind, "n": len(x)},
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", default=[], help="a compressed checkpoint; repeatable")
+    parser.add_argument("--data", help="images to compare answers on")
+    parser.add_argument("--limit", type=int, default=1000, help="of these images")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each network and batch")
+    options = parser.parse_args()
+    if backend.native is None:
+        parser.error(f"there are no native kernels to measure: {backend.reason}")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    subjects = [from_file(path) for path in options.model]
+    if not subjects:
+        subjects = [
+            random_ternary("ResNet-20", ResNet(depth=20).build()),
+            random_ternary("VGG-11", Vgg(depth=11).build()),
+        ]
+    if options.data:
+        data = datasets.load(options.data, "test", limit=options.limit)
+        x, kind = data.batch(torch.arange(len(data)))[0], data.name
+    else:
+        x, kind = torch.rand(NOISE, 3, 32, 32), "noise"
+    found = []
+    for subject in subjects:
+        with frozen(subject.model):
+            for row in rows(subject, x, kind, options.seconds):
+                found.append(row)
+                ratios = {name: round(ms / row["ms"], 2) for name, ms in row["baselines"].items()}
+                what = f"{row['name']} batch {row['batch']} {row['mode']}"
+                print(what, row["ms"], ratios, f"agreement {row['agreement']:.4f}", file=sys.stderr, flush=True)
+    json.dump({"status": status(), "torch": torch.__version__, "networks": found}, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
