@@ -134,6 +134,34 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
   for (int b = 0; b < kFields; ++b) _mm512_storeu_si512(excess + 16 * b, sum[b]);
 }
 
+// As `settle` in integer_plain.h, 16 outputs at a time; what belongs to them stays in registers for all rows.
+template <bool Two>
+void settle_fields(const Settle& s) {
+  const __m512 least = _mm512_set1_ps(s.relu ? 0.0f : -std::numeric_limits<float>::infinity());
+  for (int first = 0; first < s.outputs; first += 16) {
+    const __mmask16 mask = s.outputs - first < 16 ? __mmask16((1 << (s.outputs - first)) - 1) : __mmask16(0xffff);
+    const __m512 weight_scale = _mm512_maskz_loadu_ps(mask, s.weight_scale + first);
+    const __m512 bias = s.bias ? _mm512_maskz_loadu_ps(mask, s.bias + first) : _mm512_setzero_ps();
+    const __m512i excess = s.excess ? _mm512_maskz_loadu_epi32(mask, s.excess + first) : _mm512_setzero_si512();
+    const int32_t* sum = s.sum + first;
+    for (int row = 0; row < s.rows; ++row, sum += s.planes * s.stride) {
+      if (s.target[row] < 0) continue;
+      const int64_t at = s.target[row] * s.pitch + first;
+      __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, sum), excess));
+      if (Two) {
+        const __m512i low = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, sum + s.stride), excess);
+        value = _mm512_fmadd_ps(value, _mm512_set1_ps(256.0f), _mm512_cvtepi32_ps(low));
+      }
+      value = _mm512_mul_ps(value, _mm512_mul_ps(weight_scale, _mm512_set1_ps(s.scale[s.image[row]])));
+      if (s.bias) value = _mm512_add_ps(value, bias);
+      if (s.residual) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, s.residual + at));
+      _mm512_mask_storeu_ps(s.y + at, mask, _mm512_max_ps(least, value));  // NaN stays: the second operand is given
+    }
+  }
+}
+
+void settle_vectors(const Settle& s) { s.planes == 2 ? settle_fields<true>(s) : settle_fields<false>(s); }
+
 int64_t peak(int64_t rounds) {
   __m512i sum[16], x = _mm512_set1_epi8(1);
 #pragma GCC unroll 16
@@ -151,6 +179,6 @@ int64_t peak(int64_t rounds) {
 #define FEW(W) {nullptr, few<1, 4, W>, few<2, 2, W>}
 #define TILES(W) {{TILES12(1, W)}, {TILES12(2, W)}, {TILES6(4, W)}}
 const Integer avx512vnni_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read};
+    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, settle_vectors, larger, magnitude, quantize, total, peak, read};
 
 }  // namespace robustq

@@ -102,8 +102,10 @@ void finish(const Finish& f) {
   }
 }
 
-template <bool Two, bool Excess, bool Residual>
-inline void settle_lanes(const Settle& s, const int32_t* sum, float scale, int64_t at, int first, int count) {
+// Sixteen outputs as a number that the compiler knows, or `some`: it vectorises only the former.
+template <bool Two, bool Excess, bool Residual, int Count>
+inline void settle_lanes(const Settle& s, const int32_t* sum, float scale, int64_t at, int first, int some = 0) {
+  const int count = Count ? Count : some;
   const float least = s.relu ? 0.0f : -std::numeric_limits<float>::infinity();
   const int32_t* high = sum + first;
   const int32_t* low = high + s.stride;
@@ -130,8 +132,9 @@ void settle_rows(const Settle& s) {
     const float scale = s.scale[s.image[row]];
     const int64_t at = s.target[row] * s.pitch;
     int first = 0;
-    for (; first + 16 <= s.outputs; first += 16) settle_lanes<Two, Excess, Residual>(s, sum, scale, at, first, 16);
-    if (first < s.outputs) settle_lanes<Two, Excess, Residual>(s, sum, scale, at, first, s.outputs - first);
+    for (; first + 16 <= s.outputs; first += 16) settle_lanes<Two, Excess, Residual, 16>(s, sum, scale, at, first);
+    if (first < s.outputs)
+      settle_lanes<Two, Excess, Residual, 0>(s, sum, scale, at, first, s.outputs - first);
   }
 }
 
