@@ -13,6 +13,7 @@ from . import evaluation, inserted, preparation, rng, size
 from .architecture import Classifier
 from .attacks.attack import Attack
 from .checkpoint import Checkpoint, Source
+from .datasets.augment import augment
 from .datasets.dataset import Dataset
 from .folding import Folding
 from .noise import noise_off, noises
@@ -95,7 +96,10 @@ class Snapshots:
         return {"clean": clean, "robust": robust.to_dict()}
 
     def _reestimate(self, model: Classifier, epoch: int, progress: float, memory: Mapping[str, Tensor]) -> None:
-        """Batch-norm statistics of the exported weights: the averages over forward passes as training makes them."""
+        """Batch-norm statistics of the exported weights: the averages over forward passes as training makes them.
+
+        On augmented images where training saw these: with plain ones a ResNet-20 for CIFAR-10 lost 3 points.
+        """
         norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         settings, seed = self.recipe.train, self.recipe.run.seed
         if not norms or not settings.bn_images:
@@ -107,14 +111,16 @@ class Snapshots:
             m.momentum = None
             if m.num_batches_tracked is not None:
                 m.num_batches_tracked.zero_()
-        order = rng.permutation((seed, "batch norm", epoch), len(self.data))[: settings.bn_images]
+        key = (seed, "batch norm", epoch)
+        order = rng.permutation(key, len(self.data))[: settings.bn_images]
         weights = dict(model.net.named_parameters())
         view = View(model.train(), (), weights, progress=progress, memory=dict(memory), folding=self.folding)
         with torch.no_grad():
             for index in order.split(settings.batch_size):
                 x, y = self.data.batch(index, model.mean.device)
                 index = index.to(x.device)
-                self.objective.loss(view, x, y, self.attack, (seed, "batch norm", epoch), index)
+                x = augment(x, self.recipe.data.augment or "none", key, index)
+                self.objective.loss(view, x, y, self.attack, key, index)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
         model.eval()

@@ -9,6 +9,8 @@ import torch
 from robustq.core import preparation
 from robustq.core.architecture import build
 from robustq.core.checkpoint import Checkpoint, dumps
+from robustq.core.datasets import load as load_data
+from robustq.core.datasets.augment import augment
 from robustq.core.errors import OptionError, TrainingError
 from robustq.core.packed import Half, Quantized, Sparse
 from robustq.core.recipe import Recipe
@@ -315,3 +317,30 @@ def test_selection_prefers_the_most_robust_exact_epoch(quadrants: str) -> None:
     best = max(exact, key=lambda e: (e["robust"]["value"], e["clean"]["value"], e["epoch"]))
     assert result.checkpoint.meta["validation"]["epoch"] == best["epoch"]
     assert isinstance(result.checkpoint, Checkpoint)
+
+
+def test_batch_norm_is_estimated_anew_on_images_augmented_as_in_training(quadrants: str) -> None:
+    def mean(augmentation: str) -> torch.Tensor:
+        """Of what the first batch norm sees, with weights that do not move."""
+        result = train(
+            recipe(
+                quadrants,
+                model={"arch": "resnet", "args": {"depth": 8, "width": 4, "channels": 1, "classes": 4}},
+                data={"name": quadrants, "augment": augmentation},
+                train={"epochs": 1, "batch_size": 200, "lr": 1e-9, "bn_images": 200},
+                objective={"name": "natural"},
+                compress=TERNARY,
+            )
+        )
+        model = build(result.checkpoint)
+        data = load_data(quadrants, "train")
+        x, _ = data.batch(torch.arange(len(data)))
+        norm = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        x = (augment(x, "crop", (1,), torch.arange(len(x))) - model.mean) / model.std
+        with torch.no_grad():
+            seen = model.net.get_submodule("conv1")(x)
+        assert norm.running_mean is not None
+        distance = (norm.running_mean - seen.mean((0, 2, 3))).abs().max()
+        return distance / seen.std()
+
+    assert mean("crop") < 0.3 * mean("none")
