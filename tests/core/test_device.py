@@ -27,10 +27,10 @@ NOISY = {"arch": "enresnet", "args": {**SMALL, "members": 2}}
 
 
 def recipe(quadrants: str, device: str, **sections: Any) -> Recipe:
-    settings = {"epochs": 1, "batch_size": 10, "lr": 0.05, "validation": 6, "bn_images": 10}
+    settings = {"epochs": 1, "batch_size": 11, "lr": 0.05, "validation": 5, "bn_images": 6}
     content: dict[str, Any] = {
         "model": LENET,
-        "data": {"name": quadrants, "limit": 36, "augment": "crop+flip"},
+        "data": {"name": quadrants, "limit": 26, "augment": "crop+flip"},
         "train": {**settings, "validation_attack_limit": 2},
         "attack": {"name": "pgd", "eps": 0.1, "steps": 2, "step": 0.05},
         "objective": {"name": "pgd-at"},
@@ -80,7 +80,7 @@ TRAINED = {  # every compressor that trains, alone or with others
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_compressors_train_there(elsewhere: Any, quadrants: str, name: str) -> None:
-    model = RESNET if name in ("dnr channels", "pni", "quantized-relu", "rgsm") else LENET
+    model = RESNET if name in ("dnr channels", "quantized-relu", "rgsm") else LENET
     assert_same(*both(elsewhere, quadrants, compress=TRAINED[name], model=model))
 
 
@@ -92,13 +92,13 @@ def test_every_compressor_that_trains_is_tested() -> None:
 
 @pytest.mark.parametrize("name", registry.names("objective"))
 def test_objectives_train_there(elsewhere: Any, quadrants: str, name: str) -> None:
-    small = {"images": 4, "iterations": 2} if name == "h-sat" else {}
+    small = {"images": 2, "iterations": 1} if name == "h-sat" else {}
     assert_same(
         *both(
             elsewhere,
             quadrants,
             objective={"name": name, **small},
-            model=NOISY if name in ("pgd-at", "mat") else RESNET,
+            model=NOISY if name == "pgd-at" else RESNET,
         )
     )
 
@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_fit_is_an_error_of_the_user(quadrants: str, monke
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("robustq.core.training._Run._step", full)
-    with pytest.raises(OptionError, match=r"batches of 10 images does not fit .*\nGive --batch-size 5"):
+    with pytest.raises(OptionError, match=r"batches of 11 images does not fit .*\nGive --batch-size 5"):
         train(recipe(quadrants, "cpu"))
 
 
