@@ -1,7 +1,8 @@
-// AVX2: vpmaddubsw multiplies bytes and adds neighbours in 16 bits. Fields are shifted down first, so that 16 bits hold
-// kShort<Bits> steps: 63 * 2 * 2 * 128 = 32256 at 2 bits, 8 * 2 * 15 * 128 = 30720 at 4, and of decoded codes, which
-// may come from 4 bits, 8 * 2 * 8 * 255 = 32640. Eight lanes at a time, half of
-// a load of 64 bytes: that way the sums of three planes stay in registers.
+// AVX2: vpmaddubsw multiplies bytes and adds neighbours in 16 bits, which hold kShort<Bits> steps. At 2 bits the odd
+// fields stay where they are, four times too large, which saves two shifts: 15 * 2 * 8 * 128 = 30720; at 4 bits
+// 8 * 2 * 15 * 128 = 30720; of decoded codes, which may come from 4 bits, 8 * 2 * 8 * 255 = 32640. Eight lanes at a
+// time, half of a load of 64 bytes, so that the sums of two planes stay in registers; the other half follows while the
+// bytes of those few steps are in the first-level cache.
 #include <immintrin.h>
 
 #include "integer_plain.h"
@@ -10,15 +11,20 @@ namespace robustq {
 namespace {
 
 template <int Bits>
-constexpr int64_t kShort = Bits == 2 ? 63 : 8;
+constexpr int64_t kShort = Bits == 2 ? 15 : 8;
+
+template <int Bits>
+constexpr int field_shift(int b) {  // by which the sums of field b are too large
+  return Bits == 2 ? 2 * (b % 2) : 0;
+}
 
 template <int Bits>
 inline __m256i field(const uint8_t* codes, int b) {
   if (Bits == 8) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 64 * b));
   const uint8_t* at = codes + (Bits == 4 ? 64 * (b / 2) : 0);
-  const int shift = Bits == 4 ? 4 * (b % 2) : 2 * b;
+  const int shift = Bits == 4 ? 4 * (b % 2) : 4 * (b / 2);
   const __m256i word = _mm256_srli_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), shift);
-  return _mm256_and_si256(word, _mm256_set1_epi8((1 << (Bits & 7)) - 1));
+  return _mm256_and_si256(word, _mm256_set1_epi8(char(((1 << (Bits & 7)) - 1) << field_shift<Bits>(b))));
 }
 
 inline __m256i four(const int8_t* x) {
@@ -33,62 +39,57 @@ inline void multiply_add(__m256i& sum, __m256i unsigned_bytes, __m256i signed_by
   asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(unsigned_bytes), "x"(signed_bytes));
 }
 
+// sum += products of `steps` steps, at most kShort<Bits>, of eight lanes
 template <int N, int B, int Bits>
-void half(const IntegerTile& t, int lane) {
-  const uint8_t* codes = t.codes + 4 * lane;
-  __m256i total[N][B];
+inline void half(const int8_t* const (&x)[N], const uint8_t* codes, int64_t steps, int32_t* sum) {
+  __m256i acc[N][B];
 #pragma GCC unroll 6
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 4
-    for (int b = 0; b < B; ++b) total[n][b] = _mm256_setzero_si256();
-  for (int64_t s = 0; s < t.count; ++s) {
-    const int8_t* x[N];
+    for (int b = 0; b < B; ++b) acc[n][b] = _mm256_setzero_si256();
+  for (int64_t at = 0; at < 4 * steps; at += 4, codes += 32 * Bits) {
+    __m256i activations[N];
 #pragma GCC unroll 6
-    for (int n = 0; n < N; ++n) x[n] = t.rows[n] + t.segments[s].offset;
-    const int64_t end = 4 * t.segments[s].steps;
-    for (int64_t at = 0; at < end;) {
-      const int64_t stop = end - at < 4 * kShort<Bits> ? end : at + 4 * kShort<Bits>;
-      __m256i acc[N][B];
+    for (int n = 0; n < N; ++n) activations[n] = four(x[n] + at);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      const __m256i code = field<Bits>(codes, b);
 #pragma GCC unroll 6
       for (int n = 0; n < N; ++n)
-#pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) acc[n][b] = _mm256_setzero_si256();
-      for (; at < stop; at += 4, codes += 32 * Bits) {
-        __m256i activations[N];
-#pragma GCC unroll 6
-        for (int n = 0; n < N; ++n) activations[n] = four(x[n] + at);
-#pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) {
-          const __m256i code = field<Bits>(codes, b);
-#pragma GCC unroll 6
-          for (int n = 0; n < N; ++n)
-            if (Bits == 8) multiply_add(acc[n][b], activations[n], code);
-            else multiply_add(acc[n][b], code, activations[n]);
-        }
-      }
-#pragma GCC unroll 6
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 4
-        for (int b = 0; b < B; ++b)
-          total[n][b] = _mm256_add_epi32(total[n][b], _mm256_madd_epi16(acc[n][b], _mm256_set1_epi16(1)));
-      // The totals wait in memory: in registers they drive out the sums of the inner loop.
-#pragma GCC unroll 6
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) asm("" : "+m"(total[n][b]));
+        if (Bits == 8) multiply_add(acc[n][b], activations[n], code);
+        else multiply_add(acc[n][b], code, activations[n]);
     }
   }
 #pragma GCC unroll 6
   for (int n = 0; n < N; ++n)
 #pragma GCC unroll 4
-    for (int b = 0; b < B; ++b)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(t.sum + n * kOutputs + 16 * b + lane), total[n][b]);
+    for (int b = 0; b < B; ++b) {
+      __m256i* to = reinterpret_cast<__m256i*>(sum + n * kOutputs + 16 * b);
+      const __m256i products = _mm256_madd_epi16(acc[n][b], _mm256_set1_epi16(1));
+      _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), products));
+    }
 }
 
 template <int N, int B, int Bits>
 void tile(const IntegerTile& t) {
-  half<N, B, Bits>(t, 0);
-  half<N, B, Bits>(t, 8);
+  for (int n = 0; n < N; ++n) std::memset(t.sum + n * kOutputs, 0, 16 * B * sizeof(int32_t));
+  const uint8_t* codes = t.codes;
+  for (int64_t s = 0; s < t.count; ++s) {
+    const int8_t* x[N];
+    for (int n = 0; n < N; ++n) x[n] = t.rows[n] + t.segments[s].offset;
+    for (int64_t left = t.segments[s].steps; left > 0;) {
+      const int64_t steps = left < kShort<Bits> ? left : kShort<Bits>;
+      half<N, B, Bits>(x, codes, steps, t.sum);
+      half<N, B, Bits>(x, codes + 32, steps, t.sum + 8);
+      for (int n = 0; n < N; ++n) x[n] += 4 * steps;
+      codes += 32 * Bits * steps;
+      left -= steps;
+    }
+  }
+  if (Bits != 2) return;
+  for (int n = 0; n < N; ++n)
+    for (int b = 1; b < B; b += 2)
+      for (int lane = 0; lane < 16; ++lane) t.sum[n * kOutputs + 16 * b + lane] >>= field_shift<Bits>(b);
 }
 
 template <int Bits>
@@ -98,7 +99,8 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
   for (int64_t s = 0; s < steps; ++s, codes += 32 * Bits, out += kDecodedStep)
 #pragma GCC unroll 8
     for (int v = 0; v < 2 * kFields; ++v) {
-      const __m256i code = _mm256_sub_epi8(field<Bits>(codes + 32 * (v % 2), v / 2), zero);
+      const __m256i shifted = field<Bits>(codes + 32 * (v % 2), v / 2);
+      const __m256i code = _mm256_sub_epi8(_mm256_srli_epi16(shifted, field_shift<Bits>(v / 2)), zero);
       const __m256i pairs = _mm256_maddubs_epi16(offset, code);
       sum[v] = _mm256_add_epi32(sum[v], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * v), code);
