@@ -10,6 +10,8 @@
 namespace robustq {
 namespace {
 
+constexpr int kAhead = 4096;  // bytes
+
 template <int Bits>
 constexpr int64_t kShort = Bits == 2 ? 15 : 8;
 
@@ -39,8 +41,9 @@ inline void multiply_add(__m256i& sum, __m256i unsigned_bytes, __m256i signed_by
   asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(unsigned_bytes), "x"(signed_bytes));
 }
 
-// sum += products of `steps` steps, at most kShort<Bits>, of eight lanes
-template <int N, int B, int Bits>
+// sum += products of `steps` steps, at most kShort<Bits>, of eight lanes. The first half asks the memory for what comes
+// later: from the third-level cache that is twice as fast.
+template <int N, int B, int Bits, bool First>
 inline void half(const int8_t* const (&x)[N], const uint8_t* codes, int64_t steps, int32_t* sum) {
   __m256i acc[N][B];
 #pragma GCC unroll 6
@@ -51,6 +54,8 @@ inline void half(const int8_t* const (&x)[N], const uint8_t* codes, int64_t step
     __m256i activations[N];
 #pragma GCC unroll 6
     for (int n = 0; n < N; ++n) activations[n] = four(x[n] + at);
+    if (First && Bits != 8) _mm_prefetch(codes + kAhead, _MM_HINT_T0);
+    if (First && Bits == 4) _mm_prefetch(codes + kAhead + 64, _MM_HINT_T0);
 #pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
       const __m256i code = field<Bits>(codes, b);
@@ -79,8 +84,8 @@ void tile(const IntegerTile& t) {
     for (int n = 0; n < N; ++n) x[n] = t.rows[n] + t.segments[s].offset;
     for (int64_t left = t.segments[s].steps; left > 0;) {
       const int64_t steps = left < kShort<Bits> ? left : kShort<Bits>;
-      half<N, B, Bits>(x, codes, steps, t.sum);
-      half<N, B, Bits>(x, codes + 32, steps, t.sum + 8);
+      half<N, B, Bits, true>(x, codes, steps, t.sum);
+      half<N, B, Bits, false>(x, codes + 32, steps, t.sum + 8);
       for (int n = 0; n < N; ++n) x[n] += 4 * steps;
       codes += 32 * Bits * steps;
       left -= steps;
