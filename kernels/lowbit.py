@@ -181,8 +181,12 @@ def pack_kernel(codes: Tensor, bits: int) -> Tensor:
 
 def kernel_weight(packed: Tensor, scale: Tensor, bits: int, channels: int, kernel: list[int]) -> Tensor:
     """The dense weight (out, c, kh, kw) float32 of a packed kernel."""
-    flat = dense(packed, scale, bits, kernel_columns(channels, kernel))
-    return flat.view(scale.shape[1], *kernel, -1)[..., :channels].permute(0, 3, 1, 2)
+    return kernel_view(dense(packed, scale, bits, kernel_columns(channels, kernel)), channels, kernel)
+
+
+def kernel_view(flat: Tensor, channels: int, kernel: list[int]) -> Tensor:
+    """The weight (out, c, kh, kw) that a matrix (out, columns) holds."""
+    return flat.unflatten(1, (*kernel, -1))[..., :channels].permute(0, 3, 1, 2)
 
 
 def kernel_columns(channels: int, kernel: list[int]) -> int:

@@ -13,6 +13,8 @@ from . import backend, lowbit
 from .direct import plain
 from .ops import LIBRARY
 
+DECODED = 1024  # outputs whose weights mode "exact" holds at a time; a multiple of 64
+
 WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups"
 LIBRARY.define(
     "lowbit_linear(Tensor x, Tensor packed, Tensor scale, Tensor? bias, int bits, int in_features, str mode, bool relu,"
@@ -24,8 +26,31 @@ LIBRARY.define(
     " -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+LIBRARY.define(
+    "lowbit_dense(Tensor packed, Tensor scale, int bits, int in_features, Tensor? zero=None) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 LIBRARY.impl("lowbit_linear", lowbit.linear, "CompositeExplicitAutograd")
 LIBRARY.impl("lowbit_conv2d", lowbit.conv2d, "CompositeExplicitAutograd")
+
+
+def dense_columns(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:
+    """The transpose of `lowbit.dense`, (in, out): what native code writes in order."""
+    return lowbit.dense(packed, scale, bits, in_features, zero).T.contiguous()
+
+
+LIBRARY.impl("lowbit_dense", dense_columns, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("robustq::lowbit_dense", lib=LIBRARY)
+def _(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:
+    lowbit.check(packed, scale, bits, in_features)
+    return scale.new_empty((in_features, scale.shape[1]))
+
+
+def lowbit_dense(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:
+    """packed codes, scale and zero points (groups, out) (lowbit.py) -> weight (out, in) float32, not contiguous."""
+    return torch.ops.robustq.lowbit_dense(packed, scale, bits, in_features, zero).T
 
 
 def lowbit_linear(
@@ -41,8 +66,9 @@ def lowbit_linear(
 ) -> Tensor:
     """x (*, in), packed codes and scale (groups, out) (lowbit.py), bias (out,) or None -> y (*, out), dtype of x.
 
-    zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" has no kernel of its own; "accurate" differs
-    from float64 by about 4e-5 of the largest output, "int8" by about 1e-2 (Gaussian x).
+    zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" decodes the weight, some outputs at a time,
+    for torch's own product; "accurate" differs from float64 by about 4e-5 of the largest output, "int8" by about 1e-2
+    (Gaussian x).
     Differentiable in x and bias.
     """
     if backend.native is not None and plain(x, packed, scale, bias, zero):
@@ -122,7 +148,7 @@ def linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wide = grad.float() if output is None else grad.float() * (output > 0)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = (wide @ lowbit.dense(packed, scale, ctx.bits, ctx.in_features, zero)).to(ctx.dtype)
+        grad_x = (wide @ lowbit_dense(packed, scale, ctx.bits, ctx.in_features, zero)).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.reshape(-1, wide.shape[-1]).sum(0).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None, None, None, None, None
@@ -140,7 +166,9 @@ def conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wide = grad.float() if output is None else grad.float() * (output > 0)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        weight = lowbit.kernel_weight(packed, scale, ctx.bits, ctx.shape[1] // ctx.window[3], ctx.kernel)
+        channels = ctx.shape[1] // ctx.window[3]
+        flat = lowbit_dense(packed, scale, ctx.bits, lowbit.kernel_columns(channels, ctx.kernel))
+        weight = lowbit.kernel_view(flat, channels, ctx.kernel)
         grad_x = gradients.conv2d_input(ctx.shape, weight, wide, *ctx.window).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.sum((0, 2, 3)).to(ctx.bias_dtype)
@@ -166,10 +194,10 @@ def native_linear(
     relu: bool,
     zero: Tensor | None = None,
 ) -> Tensor:
-    """`lowbit.linear` by the native module; mode "exact" has no kernel."""
+    """`lowbit.linear` by the native module."""
     lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
     if mode == "exact":
-        return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
+        return exact_linear(x, packed, scale, bias, bits, in_features, relu, zero)
     groups, out = scale.shape
     y = x.new_empty((*x.shape[:-1], out), dtype=torch.float32)
     rows = x.numel() // in_features
@@ -195,6 +223,43 @@ def native_linear(
         address(zero),
     )
     return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def exact_linear(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    relu: bool,
+    zero: Tensor | None,
+) -> Tensor:
+    """`lowbit.linear` in mode "exact": natively decoded, DECODED outputs at a time, and multiplied by torch."""
+    out = scale.shape[1]
+    y = x.new_empty((x.numel() // in_features, out), dtype=torch.float32)
+    rows = x.float().reshape(-1, in_features)
+    for first in range(0, out, DECODED):
+        part = slice(first, min(out, first + DECODED))
+        own = packed[first // lowbit.OUTPUTS : -(-part.stop // lowbit.OUTPUTS)]
+        points = None if zero is None else zero[:, part]
+        torch.mm(rows, native_dense(own, scale[:, part], bits, in_features, points), out=y[:, part])
+    y = y if bias is None else y.add_(bias.float())
+    return (y.relu_() if relu else y).view(*x.shape[:-1], out).to(x.dtype)
+
+
+def native_dense(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:
+    """`dense_columns` by the native module."""
+    lowbit.check(packed, scale, bits, in_features)
+    if zero is not None:
+        lowbit.check_zero(zero, scale)
+        zero = zero.contiguous()
+    groups, out = scale.shape
+    weight = scale.new_empty((in_features, out))
+    packed, scale = packed.contiguous(), scale.contiguous()
+    numbers = (weight.data_ptr(), torch.get_num_threads(), address(zero))
+    backend.native.integer_dense(packed.data_ptr(), scale.data_ptr(), bits, groups, out, in_features, *numbers)
+    return weight
 
 
 def native_conv2d(
@@ -239,6 +304,7 @@ def native_conv2d(
 
 if backend.native is not None:
     LIBRARY.impl("lowbit_linear", native_linear, "CPU")
+    LIBRARY.impl("lowbit_dense", native_dense, "CPU")
     LIBRARY.impl("lowbit_conv2d", native_conv2d, "CPU")
 if torch.backends.cuda.is_built():
     from .cuda import ops as _cuda_ops  # noqa: F401  registers itself for CUDA tensors

@@ -3,7 +3,7 @@
 | mode       | format                          | activations                                  |
 |------------|---------------------------------|----------------------------------------------|
 | "exact"    | reference.py, ternary codes     | float32                                      |
-| "exact"    | lowbit.py, all other codes      | float32 (linear layers; no native kernel)    |
+| "exact"    | lowbit.py, all other codes      | float32 (linear layers)                      |
 | "accurate" | lowbit.py, codes of 2 or 4 bits | 16 bits, one scale a row (image: a sample)   |
 | "int8"     | lowbit.py, codes of 2 or 4 bits | 8 bits, one scale a row (image: a sample)    |
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import lowbit, ops, reference
+from . import lowbit, lowbit_ops, ops, reference
 
 MODES = ("exact", *lowbit.LEVELS)
 
@@ -96,7 +96,9 @@ class Packed(nn.Module):
 
     def decode(self) -> Tensor:
         """The weight, unless the codes are words."""
-        return lowbit.dense(self.packed, self.scale, self.bits, self.matrix[1], self.zero).view(self.weight_shape)
+        return lowbit_ops.lowbit_dense(self.packed, self.scale, self.bits, self.matrix[1], self.zero).reshape(
+            self.weight_shape
+        )
 
     def corrupt(self, found: Tensor) -> str | None:
         """What is wrong with codes of the right shape, or None."""

@@ -133,6 +133,7 @@ int64_t peak(int64_t rounds) {
 #define TILES6(B, W) TILES4(B, W), tile<5, B, W>, tile<6, B, W>
 #define TILES(W) {{TILES6(1, W)}, {TILES4(2, W)}, {TILES2(4, W)}}
 const Integer avx2_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read,
+    {expand<2>, expand<4>}};
 
 }  // namespace robustq

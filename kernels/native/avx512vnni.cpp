@@ -179,6 +179,7 @@ int64_t peak(int64_t rounds) {
 #define FEW(W) {nullptr, few<1, 4, W>, few<2, 2, W>}
 #define TILES(W) {{TILES12(1, W)}, {TILES12(2, W)}, {TILES6(4, W)}}
 const Integer avx512vnni_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, settle_vectors, larger, magnitude, quantize, total, peak, read};
+    24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, settle_vectors, larger, magnitude, quantize, total, peak, read,
+    {expand<2>, expand<4>}};
 
 }  // namespace robustq

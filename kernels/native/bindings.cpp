@@ -82,6 +82,15 @@ robustq::Weights weights(uintptr_t codes, uintptr_t scale, uintptr_t bias, int b
           reinterpret_cast<const float*>(bias), bits, groups, out};
 }
 
+robustq::Weights with_zero(robustq::Weights w, uintptr_t zero) {
+  if (zero == 0) return w;
+  w.zero = reinterpret_cast<const uint8_t*>(zero);
+  uint8_t all = 0;
+  for (int64_t i = 0; i < w.groups * w.out; ++i) all |= w.zero[i];
+  need(all >> w.bits == 0, "a zero point has more bits than the codes; bits", w.bits);
+  return w;
+}
+
 robustq::Activation activation(int planes, bool relu, uintptr_t x, uintptr_t y, int threads) {
   need(planes == 1 || planes == 2, "planes must be 1 or 2; planes", planes);
   need(x != 0 && x % alignof(float) == 0, "bad address of x", int64_t(x));
@@ -101,15 +110,21 @@ void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale,
   need_product("in_features x out_features is too large", {out, in});
   need_product("rows x in_features is too large", {rows, in});
   need_product("rows x out_features is too large", {rows, out});
-  robustq::Weights w = weights(codes, scale, bias, bits, groups, out);
+  const robustq::Weights w = with_zero(weights(codes, scale, bias, bits, groups, out), zero);
   const robustq::Activation mode = activation(planes, relu, x, y, threads);
-  if (zero) {
-    w.zero = reinterpret_cast<const uint8_t*>(zero);
-    uint8_t all = 0;
-    for (int64_t i = 0; i < groups * out; ++i) all |= w.zero[i];
-    need(all >> bits == 0, "a zero point has more bits than the codes; bits", bits);
-  }
   robustq::integer_linear(w, reinterpret_cast<const float*>(x), rows, in, mode, reinterpret_cast<float*>(y), threads);
+}
+
+// codes, scale and zero as above -> weight (in, out) f32
+void integer_dense(uintptr_t codes, uintptr_t scale, int bits, int64_t groups, int64_t out, int64_t in,
+                   uintptr_t weight, int threads, uintptr_t zero) {
+  need(in > 0, "in_features must be positive; in_features", in);
+  need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);
+  need_product("in_features x out_features is too large", {out, in});
+  need(weight != 0 && weight % alignof(float) == 0, "bad address of the weight", int64_t(weight));
+  need(threads > 0, "threads must be positive; threads", threads);
+  const robustq::Weights w = with_zero(weights(codes, scale, 0, bits, groups, out), zero);
+  robustq::integer_dense(w, in, reinterpret_cast<float*>(weight), threads);
 }
 
 // x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels / groups rounded up to four),
@@ -185,6 +200,7 @@ NB_MODULE(_native, m) {
   m.def("read", &read_memory, nb::call_guard<nb::gil_scoped_release>());
   m.def("linear", &linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("dense", &dense, nb::call_guard<nb::gil_scoped_release>());
+  m.def("integer_dense", &integer_dense, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_convolution", &integer_convolution, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_network", &integer_network, nb::call_guard<nb::gil_scoped_release>());

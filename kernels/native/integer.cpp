@@ -90,6 +90,28 @@ int64_t blocks_of(const Weights& w) { return (w.out + kOutputs - 1) / kOutputs; 
 
 }  // namespace
 
+void integer_dense(const Weights& w, int64_t in, float* weight, int threads) {
+  const Integer& isa = integer_current();
+  const int64_t width = (in + w.groups - 1) / w.groups;
+  const int64_t steps = in / width * ((width + 3) / 4) + (in % width + 3) / 4;
+  in_parts(parts_for(in * w.out, kRoundWork, threads), blocks_of(w), [&](Range blocks) {
+    float zero[kOutputs], scale[kOutputs] = {};
+    std::fill(zero, zero + kOutputs, float(w.usual()));
+    for (int64_t block = blocks.first; block < blocks.last; ++block) {
+      const int64_t output = block * kOutputs;
+      const int outputs = int(std::min<int64_t>(kOutputs, w.out - output));
+      const uint8_t* codes = w.codes + block * steps * 32 * w.bits;
+      for (int64_t group = 0; group * width < in; ++group) {
+        const int64_t columns = std::min(width, in - group * width), at = group * w.out + output;
+        std::copy_n(w.scale + at, outputs, scale);
+        if (w.zero) std::copy_n(w.zero + at, outputs, zero);
+        isa.expand[w.bits / 4](codes, columns, zero, scale, outputs, weight + group * width * w.out + output, w.out);
+        codes += (columns + 3) / 4 * 32 * w.bits;
+      }
+    }
+  });
+}
+
 void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, Activation mode, float* y,
                     int threads) {
   const Integer& isa = integer_current();

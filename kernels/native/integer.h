@@ -94,6 +94,9 @@ struct Integer {
   int64_t (*peak)(int64_t rounds);
   // Does nothing but read n bytes (a multiple of 256) in four streams
   uint32_t (*read)(const uint8_t* x, int64_t n);
+  // codes of a block -> weights, `columns` lines of `outputs`, `line` apart: (stored - zero) * scale, of each output
+  void (*expand[2])(const uint8_t* codes, int64_t columns, const float* zero, const float* scale, int outputs,
+                    float* out, int64_t line);
 };
 
 extern const Integer scalar_integer;
@@ -114,6 +117,8 @@ struct Activation {
   int planes;  // 1: int8; 2: int16 in two planes of int8
   bool relu;
 };
+// weight (in, out) = (codes - zero points) * scale
+void integer_dense(const Weights& w, int64_t in, float* weight, int threads);
 // y (rows, out) = act(x (rows, in) W^T + bias), x rounded row by row; a group is ceil(in / groups) columns
 void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, Activation mode, float* y, int threads);
 

@@ -70,6 +70,28 @@ uint32_t read(const uint8_t* x, int64_t n) {
   return all;
 }
 
+template <int Bits>
+void expand(const uint8_t* codes, int64_t columns, const float* zero, const float* scale, int outputs, float* out,
+            int64_t line) {
+  constexpr int kHalves = Bits / 2, kPart = 8 / Bits;
+  for (int64_t k = 0; k < columns; ++k, out += line) {
+    float row[kOutputs];
+    const uint8_t* step = codes + k / 4 * 32 * Bits;
+    for (int h = 0; h < kHalves; ++h) {
+      uint32_t word[16];  // four columns of an output's byte
+      std::memcpy(word, step + 64 * h, sizeof word);
+      for (int b = 0; b < kPart; ++b) {
+        const int first = 16 * (kPart * h + b), shift = int(8 * (k % 4)) + Bits * b;
+        for (int lane = 0; lane < 16; ++lane) {
+          const float stored = float(int32_t(word[lane] >> shift & ((1u << Bits) - 1)));
+          row[first + lane] = (stored - zero[first + lane]) * scale[first + lane];
+        }
+      }
+    }
+    std::memcpy(out, row, size_t(outputs) * sizeof(float));
+  }
+}
+
 // Excess: of output i, or of the row.
 template <bool PerOutput, bool Zero>
 inline void finish_row(const Finish& f, int row) {

@@ -59,6 +59,7 @@ int64_t peak(int64_t rounds) {
 #define TILES4(B, W) {nullptr, tile<1, B, W>, tile<2, B, W>, tile<3, B, W>, tile<4, B, W>}
 #define TILES(W) {TILES4(1, W), TILES4(2, W), TILES4(4, W)}
 const Integer scalar_integer = {
-    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read};
+    24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read,
+    {expand<2>, expand<4>}};
 
 }  // namespace robustq

@@ -136,6 +136,20 @@ def test_zero_points_agree_with_float64(
     assert torch.equal(ops_on[0](x, packed, scale, None, bits, columns, mode, True, usual), plain)
 
 
+def test_exact_layers_of_many_outputs(ops_on: tuple[Callable[..., Tensor], ...]) -> None:
+    """More than are decoded at a time; float16, no rows."""
+    x, fields, zero, scale, weight = asymmetric(3, 2100, 70, 2, 4)
+    bias, packed = torch.ones(2100), lowbit.pack_fields(fields, 4, 2)
+    y = ops_on[0](x.half(), packed, scale, bias, 4, 70, "exact", True, zero)
+    assert y.dtype == torch.float16
+    exact = (F.linear(x.half().double(), weight) + 1).relu()
+    assert float((y.double() - exact).abs().max() / exact.abs().max()) <= 1e-3
+    assert ops_on[0](x[:0], packed, scale, None, 4, 70, "exact", False, zero).shape == (0, 2100)
+    dense = lowbit_ops.lowbit_dense(packed, scale, 4, 70, zero)
+    assert torch.equal(dense, lowbit.dense(packed, scale, 4, 70, zero))
+    torch.library.opcheck(torch.ops.robustq.lowbit_dense, (packed, scale, 4, 70, zero))
+
+
 def test_gradient_with_zero_points() -> None:
     x, fields, zero, scale, weight = asymmetric(5, 30, 70, 3, 4)
     x.requires_grad_()

@@ -166,6 +166,13 @@ def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: b
         backend.native.integer_linear(at(x), rows, at(packed), at(scale), at(bias), *numbers)
         return y
 
+    def dense() -> Array:
+        made = np.full((columns, out), 7, np.float32)
+        backend.native.integer_dense(at(packed), at(scale), bits, groups, out, columns, at(made), threads, at(zero))
+        return made
+
+    for isa, made in on_each_isa(dense):
+        assert np.array_equal(made.T, (codes.astype(np.float32) * spread(scale.T, columns))), isa
     for isa, y in on_each_isa(call):
         size = np.abs(values) @ (np.abs(weight) + 2**bits * (zero is not None)).T + 1
         agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, size, isa)
@@ -377,6 +384,17 @@ INTEGER_LINEAR = {
     "threads": (1, THREADS),
     "zero": (0, (HERE + 5000, -1, 2**64)),  # the first: points of more bits than the codes
 }
+INTEGER_DENSE = {
+    "codes": (HERE, BYTES),
+    "scale": (HERE, FLOATS),
+    "bits": (2, (0, 1, 3, 8, -1, 2**31, 2**40)),
+    "groups": (2, (*SIZES, 6)),
+    "out": (3, SIZES),
+    "in": (5, SIZES),
+    "weight": (HERE + 2048, FLOATS),
+    "threads": (1, THREADS),
+    "zero": (0, (HERE + 5000, -1, 2**64)),
+}
 WRONG_SHAPES = (
     *((size, 4, 4, 3) for size in SIZES),
     *((1, size, 4, 3) for size in SIZES),
@@ -435,6 +453,7 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "linear": LINEAR,
     "dense": DENSE,
     "integer_linear": INTEGER_LINEAR,
+    "integer_dense": INTEGER_DENSE,
     "integer_convolution": CONVOLUTION,
     "integer_network": NETWORK,
     "keep": {"codes": (HERE, BYTES), "n": (9, COUNTS), "bitmap": (HERE + 2048, BYTES)},
