@@ -33,7 +33,9 @@ class Atmc(Compressor):
 
     SOURCE = "Gui, Wang et al. 2019 (NeurIPS, arXiv 1902.03538)"
     sparsity: float = option(
-        0.9, "1 - non-zero entries of all factors per weight, over all layers together, from 0 to below 1"
+        0.9,
+        "1 - non-zero entries of all factors (but for U's or V's constant identity) per weight, over all layers"
+        " together; from 0 to below 1",
     )
     bits: int = option(
         8,
