@@ -43,14 +43,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", ["ranges", "threads", "exceptions", "callers", "nested", "forks"])
 def test_pool(program: Path, case: str) -> None:
-    done = subprocess.run([program, case], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program, case], capture_output=True, text=True, timeout=400)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-c", START + code], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, "-c", START + code], capture_output=True, text=True, timeout=400, env=environment
     )
 
 
