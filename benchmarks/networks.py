@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="a compressed checkpoint; repeatable")
     parser.add_argument("--data", help="images to compare answers on")
     parser.add_argument("--limit", type=int, default=1000, help="of these images")
+    parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each network and batch")
     options = parser.parse_args()
     if backend.native is None:
@@ -167,7 +168,7 @@ def main() -> None:
     else:
         x, kind = torch.rand(NOISE, 3, 32, 32), "noise"
     found = []
-    for subject in subjects:
+    for subject in [each for each in subjects if options.only in each.name]:
         with frozen(subject.model):
             for row in rows(subject, x, kind, options.seconds):
                 found.append(row)
