@@ -3,7 +3,7 @@
 ROBUSTQ_ISA=scalar|avx2|avx512|avx512vnni|amx forces an instruction set (for tests and measurements). A name that
 this build or processor does not offer switches native code off and is the reason that `status()` gives: nothing is
 ever measured on another instruction set than the one asked for, and results stay right, from the reference.
-ROBUSTQ_ISA=none asks for the reference.
+ROBUSTQ_ISA=none asks for the reference. ROBUSTQ_SPARSE=auto|always|never is about layers with many zeros (sparse.py).
 """
 
 import importlib
@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 PACKAGE = "robustq.kernels"
+SPARSE = ("auto", "always", "never")
 
 
 def load() -> tuple[Any, str | None]:
@@ -34,10 +35,13 @@ def load() -> tuple[Any, str | None]:
         except ValueError:
             offered = ", ".join([*module.available(), "none"])
             return None, f"ROBUSTQ_ISA={wanted!r} is not offered here; there are: {offered}"
+    if (wanted := os.environ.get("ROBUSTQ_SPARSE", "auto")) not in SPARSE:
+        return None, f"ROBUSTQ_SPARSE={wanted!r} is none of {', '.join(SPARSE)}"
     return module, None
 
 
 native, reason = load()
+sparse = os.environ.get("ROBUSTQ_SPARSE", "auto")
 
 
 def status() -> dict[str, Any]:
@@ -47,6 +51,7 @@ def status() -> dict[str, Any]:
     reason     why not, or None
     isa        the instruction set in use, "reference" without native code
     available  the instruction sets this build and processor offer, slowest first
+    sparse     whether layers run from lists of what is not zero: "auto" (where that is faster), "always" or "never"
     threads    the most threads a native call starts (torch.get_num_threads())
     cuda       whether CUDA tensors have kernels: True, or why not
     """
@@ -59,6 +64,7 @@ def status() -> dict[str, Any]:
         "reason": reason,
         "isa": native.isa() if native else "reference",
         "available": list(native.available()) if native else [],
+        "sparse": sparse if native else "never",
         "threads": torch.get_num_threads(),
         "cuda": support.reason() or True,
     }

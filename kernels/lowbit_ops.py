@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import grad as gradients
 
-from . import backend, lowbit
+from . import backend, lowbit, sparse
 from .direct import plain
 from .ops import LIBRARY
 
@@ -206,6 +206,11 @@ def native_linear(
     wide, packed, scale = x.float().contiguous(), packed.contiguous(), scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     zero = None if zero is None else zero.contiguous()
+    threads = torch.get_num_threads()
+    ternary = bits == 2 and groups == 1 and zero is None
+    lists = sparse.lists_for(packed, out, in_features, rows, mode) if ternary else None
+    if lists is not None and sparse.multiply(lists, wide, rows, scale, bias, y, mode, relu, threads):
+        return y if x.dtype is torch.float32 else y.to(x.dtype)
     backend.native.integer_linear(
         wide.data_ptr(),
         rows,
@@ -219,7 +224,7 @@ def native_linear(
         lowbit.PLANES[mode],
         relu,
         y.data_ptr(),
-        torch.get_num_threads(),
+        threads,
         address(zero),
     )
     return y if x.dtype is torch.float32 else y.to(x.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, reference
+from . import backend, reference, sparse
 from .direct import plain
 
 LIBRARY = torch.library.Library("robustq", "FRAGMENT")  # lives as long as the process, or the ops go away
@@ -113,9 +113,13 @@ def native_linear(
     packed, scale = packed.contiguous(), scale.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
     y = x.new_empty((*x.shape[:-1], out_features), dtype=torch.float32)
+    rows, threads = wide.numel() // in_features, torch.get_num_threads()
+    lists = sparse.lists_for(packed, out_features, in_features, rows, "exact") if scale.shape[1] == 1 else None
+    if lists is not None and sparse.multiply(lists, wide, rows, scale, bias, y, "exact", False, threads):
+        return y if x.dtype is torch.float32 else y.to(x.dtype)
     backend.native.linear(
         wide.data_ptr(),
-        wide.numel() // in_features,
+        rows,
         packed.data_ptr(),
         scale.data_ptr(),
         scale.shape[0],
@@ -124,7 +128,7 @@ def native_linear(
         y.data_ptr(),
         out_features,
         in_features,
-        torch.get_num_threads(),
+        threads,
     )
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 

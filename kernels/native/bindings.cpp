@@ -12,6 +12,7 @@
 #include "convolution.h"
 #include "integer.h"
 #include "kernel.h"
+#include "lists.h"
 #include "matrix.h"
 #include "network.h"
 
@@ -167,6 +168,43 @@ void integer_network(const std::string& program, const std::vector<std::vector<i
                        images, batch, reinterpret_cast<float*>(y), y_size, threads);
 }
 
+// Lists of the weights that are not zero, of codes in the format of kernel.h (`words`) or, at two bits and one group,
+// of integer.h; `together` columns make an entry.
+robustq::Codes ternary_codes(uintptr_t codes, bool words, int64_t out, int64_t in) {
+  need(out > 0, "out_features must be positive; out_features", out);
+  need(in > 0, "in_features must be positive; in_features", in);
+  need_product("in_features x out_features is too large", {out, in});
+  need(codes != 0 && (!words || codes % alignof(uint32_t) == 0), "bad address of the packed codes", int64_t(codes));
+  return {words ? reinterpret_cast<const uint32_t*>(codes) : nullptr,
+          words ? nullptr : reinterpret_cast<const uint8_t*>(codes), out, in};
+}
+
+int64_t count_nonzero(uintptr_t codes, bool words, int64_t out, int64_t in) {
+  return robustq::count_nonzero(ternary_codes(codes, words, out, in));
+}
+
+robustq::Lists make_lists(uintptr_t codes, bool words, int64_t out, int64_t in, int together) {
+  need(together >= 1 && together <= 3, "together must be 1, 2 or 3; together", together);
+  return robustq::make_lists(ternary_codes(codes, words, out, in), together);
+}
+
+// x (rows, in) f32, scale (scale_rows,) f32, bias (out,) f32 or 0 -> y (rows, out) f32; x is rounded to `levels` a row
+// unless that is 0. False, and y is left as it is, where x has NaN or infinity.
+bool sparse_linear(const robustq::Lists& lists, uintptr_t x, int64_t rows, uintptr_t scale, int64_t scale_rows,
+                   uintptr_t bias, float levels, bool relu, uintptr_t y, int threads) {
+  need(rows > 0, "rows must be positive; rows", rows);
+  need_product("rows x in_features is too large", {rows, lists.in});
+  need_product("rows x out_features is too large", {rows, lists.out});
+  need(scale_rows == 1 || scale_rows == lists.out, "the scale must have 1 row or one per output; rows", scale_rows);
+  need(scale % alignof(float) == 0 && scale != 0, "bad address of the scale", int64_t(scale));
+  need(bias % alignof(float) == 0, "bad address of the bias", int64_t(bias));
+  need(levels >= 0.0f && levels <= 32767.0f, "levels must be in 0 ... 32767; levels", int64_t(levels));
+  activation(1, relu, x, y, threads);
+  return robustq::sparse_linear(lists, {reinterpret_cast<const float*>(x), rows, reinterpret_cast<const float*>(scale),
+                                        scale_rows, reinterpret_cast<const float*>(bias), levels, relu,
+                                        reinterpret_cast<float*>(y), threads});
+}
+
 // Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes
 int64_t peak(bool bytes, int64_t rounds) {
   need(rounds >= 0 && rounds < (int64_t(1) << 31), "rounds must be in 0 ... 2^31 - 1; rounds", rounds);
@@ -201,6 +239,16 @@ NB_MODULE(_native, m) {
   m.def("linear", &linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("dense", &dense, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_dense", &integer_dense, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<robustq::Lists>(m, "Lists")
+      .def_ro("out_features", &robustq::Lists::out)
+      .def_ro("in_features", &robustq::Lists::in)
+      .def_ro("together", &robustq::Lists::together)
+      .def_ro("nonzero", &robustq::Lists::nonzero)
+      .def_ro("entries", &robustq::Lists::entries)
+      .def_prop_ro("nbytes", &robustq::Lists::bytes);
+  m.def("count_nonzero", &count_nonzero, nb::call_guard<nb::gil_scoped_release>());
+  m.def("make_lists", &make_lists, nb::call_guard<nb::gil_scoped_release>());
+  m.def("sparse_linear", &sparse_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_convolution", &integer_convolution, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_network", &integer_network, nb::call_guard<nb::gil_scoped_release>());

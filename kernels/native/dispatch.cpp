@@ -9,6 +9,7 @@
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
+#include "sparse.h"
 #include "storage.h"
 
 namespace robustq {
@@ -18,6 +19,7 @@ struct Choice {
   const char* name;
   const Isa* isa;
   const Integer* integer;
+  const Sparse* sparse;
   const Storage* storage;
   const Unit* unit = nullptr;
 };
@@ -31,25 +33,26 @@ bool has_amx() {
 #endif
 
 struct Available {
-  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_storage}};
+  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_sparse, &scalar_storage}};
   int count = 1;
   Available() {
 #if ROBUSTQ_HAVE_AVX2
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
     const Storage* storage = __builtin_cpu_supports("bmi2") ? &avx2_storage : &scalar_storage;
-    sets[count++] = {"avx2", &avx2_isa, &avx2_integer, storage};
+    sets[count++] = {"avx2", &avx2_isa, &avx2_integer, &avx2_sparse, storage};
 #if ROBUSTQ_HAVE_AVX512
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl"))
       return;
-    sets[count++] = {"avx512", &avx512_isa, &avx2_integer, storage};  // without VNNI, twice the width gains little
+    // For integers without VNNI, twice the width gains little.
+    sets[count++] = {"avx512", &avx512_isa, &avx2_integer, &avx512_sparse, storage};
 #if ROBUSTQ_HAVE_AVX512VNNI
     if (!__builtin_cpu_supports("avx512vnni")) return;
-    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, storage};
+    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage};
 #if ROBUSTQ_HAVE_AMX
     if (!has_amx() || !amx_permitted()) return;
-    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, storage, &amx_unit};
+    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage, &amx_unit};
 #endif
 #endif
 #endif
@@ -77,6 +80,7 @@ const char* isa_name() { return current().name; }
 const Isa& isa_current() { return *current().isa; }
 const Integer& integer_current() { return *current().integer; }
 const Storage& storage_current() { return *current().storage; }
+const Sparse& sparse_current() { return *current().sparse; }
 const Unit* unit_current() { return current().unit; }
 
 bool isa_use(const char* name) {

@@ -1,0 +1,110 @@
+"""Which ternary linear layers run from lists of their weights that are not zero (native/sparse.h), and those lists.
+
+Lists are made at the first call that pays for them and kept as long as the packed codes live, beside them: at 90%
+zeros half the codes' size again, at 50% one and a half times it. Codes that are changed in place (`load_state_dict`)
+get new ones; a change that torch does not count, through numpy or `.data`, is not seen.
+
+ROBUSTQ_SPARSE=always|never overrides the choice, for measurements and tests; "auto" is the default.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import backend, lowbit
+
+# The smallest share of zeros from which lists are faster, for so many rows and more, by instruction set and mode.
+# Measured at 4096 x 4096, one thread, all kernels in turns (docs/kernels.md). Rows beyond the first number for which
+# there is no entry, and instruction sets that are not named, take the dense kernels.
+CROSSOVER: dict[str, dict[str, tuple[tuple[int, float], ...]]] = {
+    "avx512": {"exact": ((9, 0.5),), "accurate": ((9, 0.5),)},
+    "avx512vnni": {"exact": ((9, 0.5),), "accurate": ((49, 0.8),)},
+    "amx": {"exact": ((9, 0.5),), "accurate": ((49, 0.9),)},
+}
+LEAST_OUTPUTS = 128  # below, the tables cost more than the lists save
+TOGETHER = ((0.82, 1), (0.65, 2), (0.0, 3))  # from so many zeros on: columns that an entry stands for
+
+
+@dataclass
+class Known:
+    """What was found out about packed codes when their version was `version`."""
+
+    version: int
+    zeros: float | None  # None: a code is corrupt
+    lists: Any = None
+
+
+known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def lists_for(packed: Tensor, out: int, columns: int, rows: int, mode: str) -> Any:
+    """The lists (native `Lists`) that a call should run from, or None where the dense kernel is the better one.
+
+    packed is contiguous, int32 words or uint8 codes of two bits in one group; rows > 0.
+    """
+    least = needed_zeros(out, rows, mode)
+    if least is None or packed.is_inference():
+        return None
+    entry = known.get(packed)
+    if entry is None or entry.version != packed._version:
+        known[packed] = entry = look(packed, out, columns)
+    if entry.zeros is None or entry.zeros < least:
+        return None
+    if entry.lists is None:
+        together = next(count for zeros, count in TOGETHER if entry.zeros >= zeros)
+        entry.lists = backend.native.make_lists(packed.data_ptr(), packed.element_size() == 4, out, columns, together)
+    return entry.lists
+
+
+def look(packed: Tensor, out: int, columns: int) -> Known:
+    version = packed._version
+    count = backend.native.count_nonzero(packed.data_ptr(), packed.element_size() == 4, out, columns)
+    return Known(version, None if count < 0 else 1 - count / (out * columns))
+
+
+def needed_zeros(out: int, rows: int, mode: str) -> float | None:
+    """The share of zeros from which such a call runs from lists; None: it never does."""
+    if backend.native is None or backend.sparse == "never" or mode not in ("exact", "accurate"):
+        return None
+    if backend.sparse == "always":
+        return 0.0
+    if out < LEAST_OUTPUTS:
+        return None
+    steps = CROSSOVER.get(backend.native.isa(), {}).get(mode, ())
+    return next((zeros for least, zeros in reversed(steps) if rows >= least), None)
+
+
+def multiply(
+    lists: Any, x: Tensor, scale: Tensor, bias: Tensor | None, y: Tensor, mode: str, relu: bool, threads: int
+) -> bool:
+    """y (rows, out) = act(x (rows, in) W^T + bias), all float32 and contiguous; scale has 1 or out values.
+
+    In mode "accurate" x is rounded as lowbit.py has it; the products are integers in float32. False, and y is
+    undefined, where x holds NaN or infinity, which zeros do not hide in the dense kernels.
+    """
+    return backend.native.sparse_linear(
+        lists,
+        x.data_ptr(),
+        x.shape[0],
+        scale.data_ptr(),
+        scale.numel(),
+        0 if bias is None else bias.data_ptr(),
+        lowbit.LEVELS.get(mode, 0.0),
+        relu,
+        y.data_ptr(),
+        threads,
+    )
+
+
+@contextmanager
+def choice(wanted: str) -> Iterator[None]:
+    """ "always", "never" or "auto" for the calls inside, of all threads."""
+    before, backend.sparse = backend.sparse, wanted
+    try:
+        yield
+    finally:
+        backend.sparse = before
