@@ -19,7 +19,7 @@ SHAPES = ((4096, 4096), (1024, 1024), (11008, 4096), (512, 4608))
 SETTINGS = [
     *(Setting(*shape, batch, bits=bits) for shape in SHAPES for bits in (2, 4) for batch in (1, 16, 256)),
     *(Setting(*shape, 1, bits=bits, cold=True) for shape in SHAPES for bits in (2, 4)),
-    *(Setting(4096, 4096, 256, zeros=zeros) for zeros in (0.8, 0.9, 0.95)),
+    *(Setting(4096, 4096, batch, zeros=zeros) for batch in (1, 16, 256) for zeros in (0.8, 0.9, 0.95)),
 ]
 NARROW = [Setting(4096, 4096, 1, bits=bits) for bits in (2, 4)]  # again with AVX2, where that is not the widest
 
@@ -29,7 +29,7 @@ def tell(rows: list[dict[str, Any]], notes: list[str]) -> None:
     for row in rows:
         ratios = {name: round(us / row["us"], 2) for name, us in row["baselines"].items()}
         what = f"{row['bits']}-bit {row['shape']} batch {row['batch']} zeros {row['zeros']} {row['cache']}"
-        how = f"{row['mode']} {row['isa']}"
+        how = f"{row['mode']} {row['kernel']} {row['isa']}"
         print(what, how, row["us"], ratios, row["roofline_fraction"], file=sys.stderr, flush=True)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

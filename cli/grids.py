@@ -48,7 +48,8 @@ def kernels(rows: Sequence[Entry]) -> Grid:
     for row in rows:
         times = [row["baselines"].get(name) for name in peers]
         cells = [f"{row['bits']}-bit {shape(row['shape'])}", str(row["batch"]), percent(row["zeros"])]
-        cells += [row["cache"], row["mode"], row["isa"], figure(row["us"])]
+        mode = f"{row['mode']} sparse" if row.get("kernel") == "sparse" else row["mode"]
+        cells += [row["cache"], mode, row["isa"], figure(row["us"])]
         cells += [NONE if us is None else f"{us / row['us']:.1f}x" for us in times]
         grid.rows.append([*cells, f"{row['max_error']:.0e}", percent(row["roofline_fraction"])])
     return grid

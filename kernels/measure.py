@@ -4,8 +4,12 @@ All candidates of a setting take turns inside one process and thread, so that a 
 medians of the thread's CPU time, and only ratios within one setting mean much. "hot": two calls before the one that is
 timed; "cold": a buffer larger than the last-level cache is read before. Every output is compared with float64.
 
+Ternary layers in modes "exact" and "accurate" are measured from lists of what is not zero too (kernel "sparse"), from
+half zeros on; `automatic` marks the kernel that a call would take by itself.
+
 The roofline is max(bytes / bandwidth, multiply-adds / peak), both measured in the same turns: bandwidth by reading as
-many bytes, as hot or cold as the weights; the peak by the fastest multiplication from registers (native `peak`).
+many bytes, as hot or cold as the weights; the peak by the fastest multiplication from registers (native `peak`). Of
+lists, an entry and a row count as one multiply-add of float32.
 """
 
 import statistics
@@ -19,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import backend, lowbit, lowbit_ops, ops, reference
+from . import backend, lowbit, lowbit_ops, ops, reference, sparse
 from .peers import BLOCK, Layer, Run, peers
 
 LARGEST = 768 * 2**20  # bytes read to make a call cold
@@ -39,8 +43,11 @@ class Setting:
     cold: bool = False
 
     @property
-    def modes(self) -> tuple[str, ...]:
-        return ("exact", "accurate", "int8") if self.bits == 2 else ("accurate", "int8")
+    def candidates(self) -> tuple[tuple[str, str], ...]:
+        """(mode, kernel) of each of our kernels."""
+        modes = ("exact", "accurate", "int8") if self.bits == 2 else ("accurate", "int8")
+        lists = modes[:2] if self.bits == 2 and self.zeros >= 0.5 else ()
+        return (*((mode, "dense") for mode in modes), *((mode, "sparse") for mode in lists))
 
     def __str__(self) -> str:
         cache = "cold" if self.cold else "hot"
@@ -54,6 +61,7 @@ SHORT = (  # the most important first: the time may be up
     Setting(4096, 4096, 16, bits=4),
     Setting(4096, 4096, 1, cold=True),
     Setting(4096, 4096, 256),
+    Setting(4096, 4096, 256, zeros=0.9),
     Setting(4096, 4096, 256, bits=4),
     Setting(512, 4608, 256, zeros=0.9),
 )
@@ -83,27 +91,28 @@ def table(
 
 
 def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of one setting, a mode each, and what is to be said about them."""
+    """The rows of one setting, one for each of our kernels, and what is to be said about them."""
     layer = draw(setting)
     theirs, notes = peers(layer, setting.zeros)
-    ours = {mode: packed(layer, mode) for mode in setting.modes}
-    weights = {mode: sum(t.nbytes for t in made[1]) for mode, made in ours.items()}
-    largest = torch.zeros(max(weights.values()) // 256 * 256, dtype=torch.uint8)
-    runs: dict[str, Callable[[], Any]] = {f"ours/{mode}": made[0] for mode, made in ours.items()} | dict(theirs)
+    ours = {(mode, kernel): packed(layer, mode, kernel) for mode, kernel in setting.candidates}
+    largest = torch.zeros(max(made.nbytes for made in ours.values()) // 256 * 256, dtype=torch.uint8)
+    runs: dict[str, Callable[[], Any]] = {f"ours/{mode}/{kernel}": made.run for (mode, kernel), made in ours.items()}
+    runs |= theirs
     runs["read"] = lambda: backend.native.read(largest.data_ptr(), largest.nbytes)
     for name in ("bytes", "floats"):
         runs[name] = lambda name=name: backend.native.peak(name == "bytes", PEAK_ROUNDS)
     times = take_turns(runs, seconds, evict() if setting.cold else None)
     exact = F.linear(layer.x.double(), layer.weight.double())
     traffic = layer.x.nbytes + 4 * exact.numel()
-    products = setting.batch * setting.out * setting.columns
+    density = float((layer.codes != 0).sum()) / layer.codes.numel()
     rows = []
-    for mode, (run, _) in ours.items():
-        kind = "floats" if mode == "exact" else "bytes"
+    for (mode, kernel), made in ours.items():
+        kind = "floats" if mode == "exact" or kernel == "sparse" else "bytes"
         rate = backend.native.peak(kind == "bytes", PEAK_ROUNDS) / times[kind]
-        planes = lowbit.PLANES.get(mode, 1)
-        bound = max((weights[mode] + traffic) * times["read"] / largest.nbytes, planes * products / rate)
-        us = times[f"ours/{mode}"]
+        bound = max((made.nbytes + traffic) * times["read"] / largest.nbytes, setting.batch * made.products / rate)
+        us = times[f"ours/{mode}/{kernel}"]
+        least = sparse.needed_zeros(setting.out, setting.batch, mode) if setting.bits == 2 else None
+        best = "sparse" if least is not None and 1 - density >= least else "dense"
         rows.append(
             {
                 "name": "linear",
@@ -113,10 +122,12 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
                 "bits": setting.bits,
                 "cache": "cold" if setting.cold else "hot",
                 "mode": mode,
+                "kernel": kernel,
+                "automatic": kernel == best,
                 "isa": backend.native.isa(),
                 "us": round(us, 2),
                 "baselines": {name: round(times[name], 2) for name in theirs},
-                "max_error": float((run().double() - exact).abs().max() / exact.abs().max()),
+                "max_error": float((made.run().double() - exact).abs().max() / exact.abs().max()),
                 "roofline_us": round(bound, 2),
                 "roofline_fraction": round(bound / us, 4),
             }
@@ -142,14 +153,33 @@ def draw(setting: Setting) -> Layer:
     return Layer(torch.randn(setting.batch, setting.columns, generator=rng), codes.to(torch.int8), scale, setting.bits)
 
 
-def packed(layer: Layer, mode: str) -> tuple[Run, tuple[Tensor, ...]]:
-    """One of our layers as a call, with the tensors that hold its weight."""
+@dataclass(frozen=True)
+class Made:
+    """One of our layers as a call; the bytes of its weight, and the products (or additions) of a row."""
+
+    run: Run
+    nbytes: int
+    products: int
+
+
+def packed(layer: Layer, mode: str, kernel: str) -> Made:
     out, columns = layer.codes.shape
     if mode == "exact":
-        words, factors = reference.pack(layer.codes), layer.scale.contiguous()
-        return lambda: ops.ternary_linear(layer.x, words, factors, None, out, columns), (words, factors)
-    codes, scale = lowbit.pack(layer.codes, layer.bits, layer.scale.shape[1]), layer.scale.T.contiguous()
-    return lambda: lowbit_ops.lowbit_linear(layer.x, codes, scale, None, layer.bits, columns, mode), (codes, scale)
+        codes, scale = reference.pack(layer.codes), layer.scale.contiguous()
+    else:
+        codes, scale = lowbit.pack(layer.codes, layer.bits, layer.scale.shape[1]), layer.scale.T.contiguous()
+
+    def run() -> Tensor:
+        with sparse.choice("always" if kernel == "sparse" else "never"):
+            if mode == "exact":
+                return ops.ternary_linear(layer.x, codes, scale, None, out, columns)
+            return lowbit_ops.lowbit_linear(layer.x, codes, scale, None, layer.bits, columns, mode)
+
+    if kernel == "dense":
+        return Made(run, codes.nbytes + scale.nbytes, lowbit.PLANES.get(mode, 1) * layer.codes.numel())
+    with sparse.choice("always"):
+        lists = sparse.lists_for(codes, out, columns, len(layer.x), mode)
+    return Made(run, lists.nbytes + scale.nbytes, lists.entries)
 
 
 def take_turns(

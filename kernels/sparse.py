@@ -17,13 +17,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import backend, lowbit
 
-# The smallest share of zeros from which lists are faster, for so many rows and more, by instruction set and mode.
-# Measured at 4096 x 4096, one thread, all kernels in turns (docs/kernels.md). Rows beyond the first number for which
-# there is no entry, and instruction sets that are not named, take the dense kernels.
-CROSSOVER: dict[str, dict[str, tuple[tuple[int, float], ...]]] = {
-    "avx512": {"exact": ((9, 0.5),), "accurate": ((9, 0.5),)},
-    "avx512vnni": {"exact": ((9, 0.5),), "accurate": ((49, 0.8),)},
-    "amx": {"exact": ((9, 0.5),), "accurate": ((49, 0.9),)},
+# The smallest share of zeros from which lists are faster, for so many rows and more, by instruction set and mode; None
+# where they are not. Measured at 4096 x 4096, 50 to 95% zeros, one thread, against the dense kernel of the mode on an
+# Intel Xeon with AMX (its older instruction sets forced). How many times as fast, exact, 4, 8, 16, 64 and 256 rows:
+# at 50% zeros 0.6, 0.8, 1.1, 2.0, 2.0; at 90% 1.4, 2.4, 3.7, 5.6, 5.5. Accurate against AMX, at 95%: 1.2 (16), 1.6
+# (32), 0.9 (64), 1.2 (256); against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. What is not named was not measured
+# and stays dense.
+EXACT = ((4, 0.88), (8, 0.78), (16, 0.48))
+CROSSOVER: dict[str, dict[str, tuple[tuple[int, float | None], ...]]] = {
+    "avx512vnni": {"exact": EXACT, "accurate": ((8, 0.88), (16, 0.78))},
+    "amx": {"exact": EXACT, "accurate": ((16, 0.95), (33, None), (256, 0.95))},
 }
 LEAST_OUTPUTS = 128  # below, the tables cost more than the lists save
 TOGETHER = ((0.82, 1), (0.65, 2), (0.0, 3))  # from so many zeros on: columns that an entry stands for
