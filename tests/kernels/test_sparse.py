@@ -211,11 +211,12 @@ def test_the_choice_follows_rows_zeros_and_the_instruction_set(monkeypatch: pyte
         assert sparse.needed_zeros(4096, 16, "exact") == 0.8
         assert sparse.needed_zeros(4096, 64, "exact") == 0.5
         assert sparse.needed_zeros(sparse.LEAST_OUTPUTS - 1, 64, "exact") is None
+        assert sparse.needed_zeros(sparse.LEAST_OUTPUTS, 64, "exact") == sparse.FEW_ZEROS
         assert sparse.needed_zeros(4096, 64, "accurate") is None
-        _, codes, _, _ = case(1, 200, 100, 0.7)
+        _, codes, _, _ = case(1, 600, 100, 0.7)
         words = reference.pack(codes)
-        assert sparse.lists_for(words, 200, 100, 63, "exact") is None
-        assert sparse.lists_for(words, 200, 100, 64, "exact").together == 2
+        assert sparse.lists_for(words, 600, 100, 63, "exact") is None
+        assert sparse.lists_for(words, 600, 100, 64, "exact").together == 2
     for wanted, zeros in [("never", None), ("always", 0.0)]:
         with sparse.choice(wanted):
             assert sparse.needed_zeros(1, 1, "exact") == zeros
