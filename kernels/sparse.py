@@ -21,15 +21,19 @@ from . import backend, lowbit
 # where they are not. Measured at 4096 x 4096, 50 to 95% zeros, one thread, against the dense kernel of the mode on an
 # Intel Xeon with AMX (its older instruction sets forced). How many times as fast, exact, 4, 8, 16, 64 and 256 rows:
 # at 50% zeros 0.6, 0.8, 1.1, 2.0, 2.0; at 90% 1.4, 2.4, 3.7, 5.6, 5.5. Accurate against AMX, at 95%: 1.2 (16), 1.6
-# (32), 0.9 (64), 1.2 (256); against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. What is not named was not measured
-# and stays dense.
-EXACT = ((4, 0.88), (8, 0.78), (16, 0.48))
+# (32), 0.9 (64), 1.2 (256); against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. With 1536 x 1536 and
+# AVX-512 without VNNI at 50%: exact 0.8 (16), 1.5 (64), accurate 3 (16); AVX2 2 for both from 16 rows on. What is not
+# named was not measured and stays dense.
+EXACT = ((4, 0.88), (8, 0.78), (32, 0.48))
 CROSSOVER: dict[str, dict[str, tuple[tuple[int, float | None], ...]]] = {
+    "avx2": {"exact": ((16, 0.48),), "accurate": ((16, 0.48),)},
+    "avx512": {"exact": EXACT, "accurate": ((8, 0.78), (16, 0.48))},
     "avx512vnni": {"exact": EXACT, "accurate": ((8, 0.88), (16, 0.78))},
     "amx": {"exact": EXACT, "accurate": ((16, 0.95), (33, None), (256, 0.95))},
 }
-# The tables cost the same for few outputs, most where they are of triples. Measured with 1024 columns and 64 rows, exact:
-# 128 outputs 0.6 times as fast at 50% zeros, 2.4 at 90%; 256 outputs 0.9 and 3.4.
+LEAST_ROWS = 4  # of all of them
+# The tables cost the same for few outputs, most where they are of triples. Measured with 1024 columns and 64 rows,
+# exact: 128 outputs 0.6 times as fast at 50% zeros, 2.4 at 90%; 256 outputs 0.9 and 3.4.
 LEAST_OUTPUTS = 128
 MANY_OUTPUTS, FEW_ZEROS = 512, 0.88  # with fewer outputs than that, so many zeros are needed at least
 TOGETHER = ((0.82, 1), (0.65, 2), (0.0, 3))  # from so many zeros on: columns that an entry stands for
@@ -52,6 +56,8 @@ def lists_for(packed: Tensor, out: int, columns: int, rows: int, mode: str) -> A
 
     packed is contiguous, int32 words or uint8 codes of two bits in one group; rows > 0.
     """
+    if rows < LEAST_ROWS and backend.sparse == "auto":
+        return None  # soon: such a call takes microseconds
     least = needed_zeros(out, rows, mode)
     if least is None or packed.is_inference():
         return None
@@ -86,9 +92,9 @@ def needed_zeros(out: int, rows: int, mode: str) -> float | None:
 
 
 def multiply(
-    lists: Any, x: Tensor, scale: Tensor, bias: Tensor | None, y: Tensor, mode: str, relu: bool, threads: int
+    lists: Any, x: Tensor, rows: int, scale: Tensor, bias: Tensor | None, y: Tensor, mode: str, relu: bool, threads: int
 ) -> bool:
-    """y (rows, out) = act(x (rows, in) W^T + bias), all float32 and contiguous; scale has 1 or out values.
+    """y = act(x W^T + bias), x (*, in) of `rows` rows, y (*, out); all float32, contiguous; scale has 1 or out values.
 
     In mode "accurate" x is rounded as lowbit.py has it; the products are integers in float32. False, and y is
     undefined, where x holds NaN or infinity, which zeros do not hide in the dense kernels.
@@ -96,7 +102,7 @@ def multiply(
     return backend.native.sparse_linear(
         lists,
         x.data_ptr(),
-        x.shape[0],
+        rows,
         scale.data_ptr(),
         scale.numel(),
         0 if bias is None else bias.data_ptr(),

@@ -49,7 +49,7 @@ def from_lists(
     words = reference.pack(codes)
     lists = backend.native.make_lists(words.data_ptr(), True, *codes.shape, together)
     y = torch.full((len(x), len(codes)), 7.0)
-    assert sparse.multiply(lists, x, scale, bias, y, mode, False, threads)
+    assert sparse.multiply(lists, x, len(x), scale, bias, y, mode, False, threads)
     return y
 
 
