@@ -31,6 +31,7 @@ MEASURES = {
     "zeros": ("zero weights", "%"),
     "smaller": ("times smaller", ""),
 }
+QUIET = "noise off"
 Row = dict[str, Any]
 
 
@@ -55,23 +56,27 @@ def measured(rows: list[Row], records: dict[str, Any]) -> Iterator[str]:
         if record is None:
             yield f"| {row['title']} (`{row['name']}`) | not run | | | | | | |"
             continue
-        for label in record["runs"][0]["measured"]:
+        views = list(record["runs"][0]["measured"])
+        for label in views:
             name = f"{row['title']} (`{row['name']}`)" if label == "default" else f"the same, {label}"
             yield f"| {name} | {' | '.join(figures(record, label))} |"
+        if QUIET not in views and len(record["runs"][0]["measured"]["default"]["models"]) > 1:
+            yield f"| the same, {QUIET} | {' | '.join(figures(record, 'default', 1))} |"
 
 
-def figures(record: dict[str, Any], label: str) -> Iterator[str]:
-    """The cells of one line."""
-    entries = [run["measured"][label]["models"][0] for run in record["runs"]]
+def figures(record: dict[str, Any], label: str, place: int = 0) -> Iterator[str]:
+    """The cells of one line; place 1 is the same model without its noise."""
+    entries = [run["measured"][label]["models"][place] for run in record["runs"]]
     yield accuracy([entry["clean"] for entry in entries])
     robust = [entry["worst_case"] for entry in entries]
     yield accuracy(robust) if all(robust) else ""
-    yield f"{round(mean(run['bytes'] for run in record['runs'])):,}" if label == "default" else ""
+    first = label == "default" and place == 0
+    yield f"{round(mean(run['bytes'] for run in record['runs'])):,}" if first else ""
     yield f"{100 * mean(entry['sparsity'] or 0 for entry in entries):.1f}%"
     yield f"{100 * mean(entry['channel_sparsity'] or 0 for entry in entries):.1f}%"
     yield latency(entries[0])
     spent = [run["train_seconds"] for run in record["runs"] if "train_seconds" in run]
-    yield f"{mean(s['cpu'] for s in spent) / 60:.1f} min" if spent and label == "default" else ""
+    yield f"{mean(s['cpu'] for s in spent) / 60:.1f} min" if spent and first else ""
 
 
 def accuracy(found: list[Any]) -> str:
