@@ -251,8 +251,8 @@ def test_a_deadline_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 class Watched(Dataset):
     """Says how many images are in memory as floats, by the tensors it handed out."""
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = super().batch(index)
+    def batch(self, index: Tensor, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        x, y = super().batch(index, device)
         LIVE.append((len(x), weakref.ref(x)))
         PEAK.append(sum(n for n, ref in LIVE if ref() is not None))
         return x, y

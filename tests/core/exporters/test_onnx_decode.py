@@ -80,10 +80,10 @@ def test_factored_weights_decode_to_the_same_bits(shape: tuple[int, ...], densit
     draws = torch.Generator().manual_seed(seed)
     columns = int(np.prod(shape[1:]))
     sizes = [(shape[0], columns), (min(shape[0], columns),) * 2, (shape[0], columns)]
-    parts = [
+    weight, square, rest = (
         torch.randn(size, generator=draws).half() * (torch.rand(size, generator=draws) < density) for size in sizes
-    ]
-    packed = Factored(*parts, shape)
+    )
+    packed = Factored(weight, square, rest, shape)
     np.testing.assert_array_equal(decoded(packed, "cast"), packed.dense().numpy())
 
 
