@@ -20,7 +20,8 @@ def test_the_table_of_packed_layers(
     done = robustq("bench", "--kernels", "--json", "--markdown", tmp_path / "k.md")
     assert done.code == 0
     rows = done.report["kernels"]
-    assert [row["mode"] for row in rows] == ["exact", "accurate", "int8"]
+    dense = [("exact", "dense"), ("accurate", "dense"), ("int8", "dense")]
+    assert [(row["mode"], row["kernel"]) for row in rows] == [*dense, ("exact", "sparse"), ("accurate", "sparse")]
     assert rows[0]["isa"] == backend.native.isa()
     assert "2-bit 64x128" in done.err
     assert "| 2-bit 64x128 |" in (tmp_path / "k.md").read_text()
