@@ -19,7 +19,7 @@ measures it again and writes `docs/results/ROW.json`: the commands, seeds, SHA-2
 versions, processor, wall and CPU seconds, every epoch, every attack with its options. Intervals are 95% Wilson
 intervals of one seed; where several seeds are named figures are means, with the seeds' range. Robust accuracy is the
 worst case of each image over all attacks of the row. Hyper-parameters and checkpoints were chosen on a validation part
-of the training images; test images were used once.
+of the training images; test images were used once, unless a note says otherwise.
 
 Runs are exact only on the same processor, torch version and thread count; elsewhere figures move by about a point.
 """

@@ -82,11 +82,10 @@ def test_the_readme_quotes_the_records() -> None:
     )
     assert found
     for name, clean, robust, size in found:
-        (run,) = RECORDS[name]["runs"]
-        (model,) = run["measured"]["default"]["models"]
-        assert float(clean) == round(100 * model["clean"]["value"], 1), name
-        assert float(robust) == round(100 * model["worst_case"]["value"], 1), name
-        assert size == f"{run['bytes']:,}", name
+        record = RECORDS[name]
+        assert float(clean) == round(pages.of(record, "clean"), 1), name
+        assert float(robust) == round(pages.of(record, "robust"), 1), name
+        assert size == f"{round(pages.of(record, 'bytes')):,}", name
 
 
 def test_targets_are_judged_by_means_differences_and_ratios() -> None:
