@@ -11,7 +11,7 @@
 Bits are little-endian throughout: code i of a w-bit encoding starts at bit i * w, and bit 0 is the lowest of byte 0.
 Unused bits and base-3 places of the last byte are 0.
 
-Native code (`robustq.kernels.storage`) does the same 10 to 100 times as fast. Where it is absent, and where it finds
+Native code (`robustq.kernels.storage`) does the same 2 to 100 times as fast. Where it is absent, and where it finds
 bytes that no writer would have written, what is here in numpy does the work or words the error.
 """
 

@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from . import encodings
+from . import bits, encodings
 from .errors import InputFileError
 
 MAX_CODEBOOK = 256
@@ -59,7 +58,7 @@ def pack(matrices: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]
         encoding, places = encodings.pack_mask(matrix != 0)
         kept = matrix[matrix != 0].cpu()
         book, index = kept.float().unique(return_inverse=True)
-        packed = _to_bits(index, len(book))
+        packed = torch.from_numpy(bits.pack(index.numpy(), _width(len(book))))
         coded = len(book) <= MAX_CODEBOOK and len(packed) < (len(kept) - len(book)) * kept.element_size()
         header["encodings"].append(encoding)
         header["bytes"].append(len(places))
@@ -70,7 +69,7 @@ def pack(matrices: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]
     return header, dict(zip(PARTS, (torch.cat(masks), torch.cat(codes), torch.cat(values)), strict=True))
 
 
-def bits(matrix: Tensor) -> int:
+def code_bits(matrix: Tensor) -> int:
     """Bits of a code, or of a value where those that are not zero are too many for a codebook."""
     distinct = len(matrix[matrix != 0].float().unique())
     return _width(distinct) if distinct <= MAX_CODEBOOK else 8 * matrix.element_size()
@@ -130,17 +129,10 @@ def _width(distinct: int) -> int:
     return max(1, (distinct - 1).bit_length())
 
 
-def _to_bits(index: Tensor, distinct: int) -> Tensor:
-    bits = (index.numpy()[:, None] >> np.arange(_width(distinct))) & 1
-    return torch.from_numpy(np.packbits(bits.astype(np.uint8), bitorder="little"))
-
-
 def _from_bits(data: Tensor, count: int, distinct: int) -> Tensor:
-    width = _width(distinct)
-    bits = np.unpackbits(data.numpy(), bitorder="little")
-    if bits[count * width :].any():
+    index = bits.unpack(data.numpy(), count, _width(distinct))
+    if index is None:
         raise InputFileError("the unused places of the last byte of codes are not 0.")
-    index = bits[: count * width].reshape(count, width).astype(np.int64) @ (1 << np.arange(width))
     if count and int(index.max()) >= distinct:
         raise InputFileError(f"a stored code is {int(index.max())}, but the codebook has {distinct} values.")
     return torch.from_numpy(index)

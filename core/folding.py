@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from robustq.kernels.patterns import only_user, watched
 
 from . import rng
 from .architecture import Classifier
@@ -100,15 +103,9 @@ def folded(net: nn.Module, folding: Folding) -> Iterator[None]:
             del layer.__dict__["forward"]
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody would see that the module is called in another place, or with other values."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(len(each) for each in hooks)
-
-
 def _is_plain(module: nn.Module) -> bool:
     """Whether nobody watches it, and its forward pass is that of its class."""
-    return not is_watched(module) and "forward" not in module.__dict__
+    return not watched(module) and "forward" not in module.__dict__
 
 
 class _Folded:
@@ -135,12 +132,8 @@ def _product(conv: nn.Conv2d, norm: nn.modules.batchnorm._BatchNorm) -> tuple[Te
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None
     assert var is not None
-    scale = (var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    start = -mean if conv.bias is None else conv.bias - mean
-    bias = start * scale if norm.bias is None else norm.bias + start * scale
-    weight = conv.weight * scale.view(-1, 1, 1, 1)
-    return weight.to(memory_format=torch.channels_last), bias
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
+    return weight.detach().to(memory_format=torch.channels_last), bias.detach()
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -169,15 +162,10 @@ def _found(net: nn.Module, graph: fx.Graph) -> Folding:
 
     triples, relus = [], []
     for node in graph.nodes:
-        norm_node = _reader(node)
+        norm_node = only_user(node)
         conv, norm = layer(node, nn.Conv2d), layer(norm_node, *_NORMS)
         if conv and norm and norm_node is not None and net.get_buffer(f"{norm}.running_mean") is not None:
-            triples.append((conv, norm, layer(_reader(norm_node), nn.ReLU)))
-        if node.op == "call_function" and node.target in _SUMS and (relu := layer(_reader(node), nn.ReLU)):
+            triples.append((conv, norm, layer(only_user(norm_node), nn.ReLU)))
+        if node.op == "call_function" and node.target in _SUMS and (relu := layer(only_user(node), nn.ReLU)):
             relus.append(relu)
     return Folding(tuple(triples), tuple(relus))
-
-
-def _reader(node: fx.Node) -> fx.Node | None:
-    """The one node that reads the value of this one."""
-    return next(iter(node.users)) if len(node.users) == 1 else None

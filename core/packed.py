@@ -230,7 +230,7 @@ class Factored:
     @property
     def bits(self) -> int:
         """Bits of a stored code, or of a value where the matrices have too many of them for a codebook."""
-        return max(factors.bits(matrix) for matrix in (self.weight, self.square, self.rest))
+        return max(factors.code_bits(matrix) for matrix in (self.weight, self.square, self.rest))
 
     def dense(self) -> Tensor:
         return factors.exact(self.weight, self.square, self.rest).reshape(self.full_shape)

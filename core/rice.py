@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from robustq.kernels import storage
 
+from . import bits
 from .errors import InputFileError
 
 Bytes = NDArray[np.uint8]
@@ -56,7 +57,7 @@ class Places:
         return HEAD + self.low_bytes + -(-self.unary // 8)
 
 
-def survey(values: NDArray[Any], enough: int = 2**40) -> Places:
+def survey(values: NDArray[Any], enough: int) -> Places:
     """The places where values (n,), a byte each, are not 0; r may be -1 if the gaps take `enough` bytes or more."""
     found = storage.survey(values, enough)
     if found is not None:
@@ -66,11 +67,6 @@ def survey(values: NDArray[Any], enough: int = 2**40) -> Places:
     return Places(np.packbits(mask, bitorder="little"), len(mask), len(gaps), *_parameter(gaps))
 
 
-def encode(mask: Mask) -> Bytes:
-    """mask (n,), n < 2^32 -> bytes; of all parameters the one that takes the fewest bits."""
-    return write(survey(mask))
-
-
 def write(places: Places) -> Bytes:
     """The bytes of the gaps of fewer than 2^32 places, r not -1."""
     r, unary_bytes = places.r, -(-places.unary // 8)
@@ -78,16 +74,10 @@ def write(places: Places) -> Bytes:
     parts = storage.encode_gaps(places.bitmap, places.n, r, places.low_bytes, unary_bytes)
     if parts is None:
         gaps = _gaps(np.unpackbits(places.bitmap, count=places.n, bitorder="little"))
-        low = ((gaps[:, None] >> np.arange(r)) & 1).astype(np.uint8)
         unary = np.zeros(places.unary, np.uint8)
         unary[np.cumsum((gaps >> r) + 1) - 1] = 1
-        parts = np.packbits(low, bitorder="little"), np.packbits(unary, bitorder="little")
+        parts = bits.pack(gaps, r), np.packbits(unary, bitorder="little")
     return np.concatenate([head, *parts])
-
-
-def size(mask: Mask) -> int:
-    """The bytes that `encode` gives for mask (n,)."""
-    return survey(mask).size
 
 
 def count(data: Bytes) -> int:
@@ -98,7 +88,7 @@ def count(data: Bytes) -> int:
 
 
 def decode(data: Bytes, n: int) -> Mask:
-    """bytes -> mask (n,); InputFileError for anything that `encode` would not have written."""
+    """bytes -> mask (n,); InputFileError for anything that `write` would not have written."""
     return np.unpackbits(decode_bitmap(data, n), count=n, bitorder="little").view(np.bool_)
 
 
@@ -115,9 +105,8 @@ def decode_bitmap(data: Bytes, n: int) -> Bytes:
 
 
 def _decode(data: Bytes, n: int, k: int, r: int, split: int) -> Mask:
-    low = np.unpackbits(data[HEAD:split], bitorder="little")
-    unary = data[split:]
-    if low[k * r :].any() or (len(unary) and unary[-1] == 0):
+    low, unary = bits.unpack(data[HEAD:split], k, r), data[split:]
+    if low is None or (len(unary) and unary[-1] == 0):
         raise InputFileError("the unused places of the gaps are not 0, or there are too many of them.")
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
     if len(ends) != k:
@@ -125,7 +114,7 @@ def _decode(data: Bytes, n: int, k: int, r: int, split: int) -> Mask:
     high = np.diff(ends, prepend=-1) - 1
     if k and (int(ends[-1]) + 1 - k) << r > n:  # before the sum below could leave 64 bits
         raise InputFileError(f"the gaps reach past the {n} weights.")
-    gaps = (high << r) + low[: k * r].reshape(k, r) @ (1 << np.arange(r))
+    gaps = (high << r) + low
     places = np.cumsum(gaps + 1) - 1
     if k and int(places[-1]) >= n:
         raise InputFileError(f"the gaps reach to weight {int(places[-1])}, but there are {n}.")

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from robustq.kernels.patterns import watched
+
 from .architecture import Classifier
-from .folding import Folding, folded, is_watched
+from .folding import Folding, folded
 from .inference import Net
 
 
@@ -63,7 +65,7 @@ def _pooled_first(model: nn.Module) -> Iterator[None]:
     that values and gradients are the same to the bit.
     """
     stored: list[tuple[nn.Sequential, dict[str, nn.Module]]] = []
-    for block in [m for m in model.modules() if type(m) is nn.Sequential and not is_watched(m)]:
+    for block in [m for m in model.modules() if type(m) is nn.Sequential and not watched(m)]:
         entries = dict(block.named_children())
         layers = list(entries.values())
         for i in range(len(layers) - 1):
@@ -84,7 +86,7 @@ def _swaps(first: nn.Module, second: nn.Module) -> bool:
         type(first) is nn.ReLU
         and type(second) is nn.MaxPool2d
         and not second.return_indices
-        and not (is_watched(first) or is_watched(second))
+        and not (watched(first) or watched(second))
     )
 
 

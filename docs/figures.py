@@ -1,7 +1,5 @@
-"""Write kernel-figures.md from kernel-figures.json (`python benchmarks/kernels.py`); with --check, only compare."""
+"""The page kernel-figures.md from kernel-figures.json (`python benchmarks/kernels.py`)."""
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "kernel-figures.json", HERE / "kernel-figures.md"
-HEAD = """<!-- Written by `python docs/figures.py` from kernel-figures.json; edit neither. -->
+HEAD = """<!-- Written by `python docs/generate.py` from kernel-figures.json; edit neither. -->
 # Figures of the packed layers
 
 `python benchmarks/kernels.py > docs/kernel-figures.json`: linear layers of random codes, all candidates in turns inside
@@ -146,18 +144,3 @@ def table(rows: list[Row]) -> Iterator[str]:
         end = f"{row['roofline_fraction']:.0%} | {row['max_error']:.0e}"
         yield f"| {label(row)}{mark} | {row['us']:,.0f} | {' | '.join(ratios)} | {end} |"
     yield "\n\\* a call takes the other kernel by itself."
-
-
-def main(check: bool) -> int:
-    """The exit status: 1 where `check` finds the page stale."""
-    text = page(json.loads(RECORD.read_text(encoding="utf-8")))
-    stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
-    if stale and not check:
-        PAGE.write_text(text, encoding="utf-8")
-    if stale:
-        print(f"{'stale' if check else 'written'}: {PAGE.name}")
-    return int(check and stale)
-
-
-if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Write commands.md, methods.md, checks.md and cuda.md from the code; with --check, exit with 1 where one is stale."""
+"""Write the pages made from code and from recorded figures; with --check, exit with 1 where one is stale."""
 
 import json
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import figures  # beside this file, as results
+import results
 import typer
 
 from robustq.cli.listings import default_of, is_required
@@ -183,7 +185,14 @@ def lower(text: str) -> str:
 def main(check: bool) -> int:
     """The exit status: 1 where `check` finds a stale file."""
     stale = []
-    pages = {"commands.md": commands(), "methods.md": methods(), "checks.md": checks(), "cuda.md": cuda()}
+    pages = {
+        "commands.md": commands(),
+        "methods.md": methods(),
+        "checks.md": checks(),
+        "cuda.md": cuda(),
+        figures.PAGE.name: figures.page(json.loads(figures.RECORD.read_text(encoding="utf-8"))),
+        results.PAGE.name: results.page(results.rows(), results.recorded()),
+    }
     for name, text in pages.items():
         path, text = HERE / name, text.rstrip() + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

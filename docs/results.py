@@ -1,8 +1,7 @@
-"""Write docs/results.md from examples/results/rows.toml and docs/results/*.json; with --check, only compare."""
+"""The page results.md from examples/results/rows.toml and results/*.json."""
 
 import importlib.util
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean
@@ -11,7 +10,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE / "results.md"
 DRIVER = HERE.parent / "examples" / "results" / "run.py"
-HEAD = """<!-- Written by `python docs/results.py` from docs/results/*.json; edit neither. -->
+HEAD = """<!-- Written by `python docs/generate.py` from docs/results/*.json; edit neither. -->
 # Results
 
 Each row is a recipe in `examples/results/`; `python examples/results/run.py ROW --data-dir DATA --out runs` trains and
@@ -160,18 +159,3 @@ def rows() -> dict[str, Any]:
 def recorded() -> dict[str, Any]:
     """{row: content of its JSON file}."""
     return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((HERE / "results").glob("*.json"))}
-
-
-def main(check: bool) -> int:
-    """The exit status: 1 where `check` finds the page stale."""
-    text = page(rows(), recorded())
-    stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
-    if stale and not check:
-        PAGE.write_text(text, encoding="utf-8")
-    if stale:
-        print(f"{'stale' if check else 'written'}: {PAGE.name}")
-    return int(check and stale)
-
-
-if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import grad as gradients
 
 from . import backend, lowbit, sparse
-from .direct import plain
+from .direct import address, plain
 from .ops import LIBRARY
 
 DECODED = 1024  # outputs whose weights mode "exact" holds at a time; a multiple of 64
@@ -177,10 +177,6 @@ def conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 torch.library.register_autograd("robustq::lowbit_linear", linear_backward, setup_context=keep_linear, lib=LIBRARY)
 torch.library.register_autograd("robustq::lowbit_conv2d", conv2d_backward, setup_context=keep_conv2d, lib=LIBRARY)
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def native_linear(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from . import lowbit, lowbit_ops, ops, reference
 from .packed import Packed, check_mode
+from .patterns import watched
 
 # Up to this many output positions (batch x height x width) a convolution runs from the codes by im2col; beyond, it is
 # faster to decode the weight in each call and use torch's own convolution. Measured with AVX-512, one thread, im2col
@@ -104,9 +105,9 @@ class PackedConv2d(Packed):
             return None
         if x.shape[-3] != self.weight_shape[1]:
             return None  # torch's convolution words that error best
-        sizes = zip(x.shape[-2:], self.weight_shape[2:], self.stride, self.padding, self.dilation, strict=True)
-        height, width = (max(0, (n + 2 * p - d * (k - 1) - 1) // s + 1) for n, k, s, p, d in sizes)
-        return height, width
+        window = (list(self.weight_shape[2:]), list(self.stride), list(self.padding), list(self.dilation))
+        height, width = lowbit.output_size(x.shape[-2:], *window)
+        return max(0, height), max(0, width)
 
     def im2col(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         kernel = (self.weight_shape[2], self.weight_shape[3])
@@ -162,8 +163,7 @@ def pack_model(net: nn.Module, packed: Mapping[str, Any], mode: str = "exact") -
 
 def replaceable(layer: nn.Module) -> bool:
     """A plain linear or convolution layer whose forward is all that happens (a hook may rewrite the weight)."""
-    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return type(layer) in (nn.Linear, nn.Conv2d) and not any(hooks)
+    return type(layer) in (nn.Linear, nn.Conv2d) and not watched(layer)
 
 
 def fits(tensor: Any) -> bool:

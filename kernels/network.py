@@ -184,13 +184,12 @@ def result_size(text: str, sizes: tuple[Size, ...]) -> Size:
     return slots[program.steps[-1].target]
 
 
-known_size = lru_cache(256)(result_size)
+known_size = lru_cache(256)(result_size)  # not for the fake: sizes that are symbols have no hash
 
 
 def check(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, mode: str) -> None:
     """TypeError or ValueError unless the tensors are of the right kinds."""
-    if mode not in lowbit.LEVELS:
-        raise ValueError(f"the mode of an integer kernel is one of {', '.join(lowbit.LEVELS)}, found {mode!r}")
+    lowbit.check_mode(mode)
     if codes.dtype != torch.uint8 or codes.dim() != 1:
         raise TypeError(f"the codes must be uint8 of one dimension, found {codes.dtype} of {tuple(codes.shape)}")
     if factors.dtype != torch.float32 or factors.dim() != 1:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, network
+from . import backend, lowbit, network
 from .direct import plain
 from .ops import LIBRARY
 
@@ -70,7 +70,7 @@ def native_network(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, pro
             codes.numel(),
             factors.data_ptr(),
             factors.numel(),
-            network.lowbit.PLANES[mode],
+            lowbit.PLANES[mode],
             y.data_ptr(),
             channels * height * width,
             torch.get_num_threads(),

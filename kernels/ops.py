@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import backend, reference, sparse
-from .direct import plain
+from .direct import address, plain
 
 LIBRARY = torch.library.Library("robustq", "FRAGMENT")  # lives as long as the process, or the ops go away
 LIBRARY.define(
@@ -124,7 +124,7 @@ def native_linear(
         scale.data_ptr(),
         scale.shape[0],
         scale.shape[1],
-        0 if bias is None else bias.data_ptr(),
+        address(bias),
         y.data_ptr(),
         out_features,
         in_features,

@@ -10,7 +10,7 @@ from .packed import Packed
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether somebody would see that the module is no longer called, or changes what it does."""
+    """Whether a hook would see that the module is called elsewhere or not at all, or changes what it does."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(len(each) for each in hooks)
 
@@ -51,6 +51,7 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that reads the value of this one."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 

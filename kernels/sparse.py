@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import backend, lowbit
+from .direct import address
 
 # The smallest share of zeros from which lists are faster, for so many rows and more, by instruction set and mode; None
 # where they are not. Measured at 4096 x 4096, 50 to 95% zeros, one thread, against the dense kernel of the mode on an
@@ -105,7 +106,7 @@ def multiply(
         rows,
         scale.data_ptr(),
         scale.numel(),
-        0 if bias is None else bias.data_ptr(),
+        address(bias),
         lowbit.LEVELS.get(mode, 0.0),
         relu,
         y.data_ptr(),

@@ -29,7 +29,7 @@ def record(figures: ModuleType) -> Any:
 
 
 def test_the_page_is_fresh(figures: ModuleType, record: Any) -> None:
-    assert figures.page(record) == figures.PAGE.read_text(encoding="utf-8"), "run python docs/figures.py"
+    assert figures.page(record) == figures.PAGE.read_text(encoding="utf-8"), "run python docs/generate.py"
 
 
 def test_every_goal_is_measured(figures: ModuleType, record: Any) -> None:

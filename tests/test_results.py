@@ -36,7 +36,7 @@ def recipe_of(row: dict[str, Any]) -> Path:
 
 
 def test_the_page_is_fresh() -> None:
-    assert pages.page(TABLE, RECORDS) == pages.PAGE.read_text(encoding="utf-8"), "run python docs/results.py"
+    assert pages.page(TABLE, RECORDS) == pages.PAGE.read_text(encoding="utf-8"), "run python docs/generate.py"
 
 
 def test_names_are_unique_and_known() -> None:

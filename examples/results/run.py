@@ -7,7 +7,7 @@
 Run it from the root of the checkout. A row is an entry of rows.toml and a recipe beside it; what it starts from is made
 first. Training and measuring are `robustq` commands that can be typed as well: they are printed, and recorded. What is
 already there of the same recipe and start is not made again; a training that was stopped goes on where it was.
-`python docs/results.py` writes docs/results.md from the JSON files.
+`python docs/generate.py` writes docs/results.md from the JSON files.
 """
 
 import argparse
