@@ -141,8 +141,8 @@ void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<in
                                   window[2], window[3], window[4], window[5], window[6], window[7]};
   const robustq::Layer layer = {c, out, groups, bits, relu, w.codes, w.scale, w.bias};
   robustq::check(layer);
-  robustq::Convolver(layer, planes, c.batch)
-      .run(reinterpret_cast<const float*>(x), nullptr, reinterpret_cast<float*>(y), c.batch, threads);
+  robustq::convolver(layer, planes, c.batch)
+      ->run(reinterpret_cast<const float*>(x), nullptr, reinterpret_cast<float*>(y), c.batch, threads);
 }
 
 // inputs: (address of (batch, height, width, channels) f32, height, width, channels) each; codes u8, factors f32

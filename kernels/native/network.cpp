@@ -252,7 +252,7 @@ class Run {
       for (size_t i = segment.first; i < segment.last; ++i) {
         const Step& step = plan_.steps[i];
         const bool convolves = step.kind == Kind::kConvolve;
-        convolvers.push_back(convolves ? std::make_unique<Convolver>(step.layer, planes_, segment.images) : nullptr);
+        convolvers.push_back(convolves ? convolver(step.layer, planes_, segment.images) : nullptr);
         if (convolves) work += batch_ * step.out.size() * step.layer.columns();
       }
       const int64_t shares = (batch_ + segment.images - 1) / segment.images;
