@@ -25,20 +25,27 @@ DENSE = (
 KINDS = (Tensor, nn.Parameter)  # no other class, such as a fake tensor
 
 
+def calm(x: Tensor) -> bool:
+    """True where nobody but autograd would see whether an op is called on x (see `tracked`), a plain CPU tensor."""
+    # Dynamo answers the first question with True and reads no further.
+    if torch.compiler.is_dynamo_compiling() or type(x) is not Tensor or torch._C._is_torch_function_mode_enabled():
+        return False
+    return _dispatch_tls_local_include_set() in CALM and _dispatch_keys(x) in DENSE and not profiled()
+
+
+def ordinary(*tensors: Tensor | None) -> bool:
+    """True for tensors on the CPU, neither of a class of their own nor lazily negated."""
+    return all(t is None or (t.is_cpu and type(t) in KINDS and not t.is_neg()) for t in tensors)
+
+
+def tracked(*tensors: Tensor | None) -> bool:
+    """Whether autograd follows what is done with one of these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def plain(x: Tensor, *others: Tensor | None) -> bool:
     """True where calling an op's implementation for the CPU on these does what calling the op does."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or torch._C._is_torch_function_mode_enabled():
-        return False
-    if _dispatch_tls_local_include_set() not in CALM or _dispatch_keys(x) not in DENSE or profiled():
-        return False
-    tracked = x.requires_grad
-    for tensor in others:
-        if tensor is None:
-            continue
-        if not tensor.is_cpu or type(tensor) not in KINDS or tensor.is_neg():
-            return False
-        tracked = tracked or tensor.requires_grad
-    return not (tracked and torch.is_grad_enabled())
+    return calm(x) and ordinary(*others) and not tracked(x, *others)
 
 
 def address(tensor: Tensor | None) -> int:

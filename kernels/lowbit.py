@@ -240,13 +240,21 @@ def check_mode(mode: str, *more: str) -> None:
         raise ValueError(f"the mode of this kernel is one of {', '.join(modes)}, found {mode!r}")
 
 
-def check_operands(x: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-    if x.dtype not in reference.FLOATS:
-        raise TypeError(f"x must be floating, found {x.dtype}")
-    if bias is not None and bias.dtype not in reference.FLOATS:
-        raise TypeError(f"the bias must be floating, found {bias.dtype}")
-    if bias is not None and tuple(bias.shape) != (scale.shape[1],):
-        raise ValueError(f"the bias must have shape ({scale.shape[1]},), found {tuple(bias.shape)}")
+def check_layer(
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    zero: Tensor | None = None,
+) -> None:
+    """TypeError or ValueError unless the arguments of `linear` but x fit together."""
+    check(packed, scale, bits, in_features)
+    if zero is not None:
+        check_zero(zero, scale)
+    check_mode(mode, "exact")
+    reference.check_bias(bias, scale.shape[1])
 
 
 def check_linear(
@@ -260,13 +268,8 @@ def check_linear(
     zero: Tensor | None = None,
 ) -> None:
     """TypeError or ValueError unless the arguments of `linear` fit together."""
-    check(packed, scale, bits, in_features)
-    if zero is not None:
-        check_zero(zero, scale)
-    check_mode(mode, "exact")
-    check_operands(x, scale, bias)
-    if x.dim() < 1 or x.shape[-1] != in_features:
-        raise ValueError(f"the last dimension of x must be {in_features}, found shape {tuple(x.shape)}")
+    check_layer(packed, scale, bias, bits, in_features, mode, zero)
+    reference.check_x(x, in_features)
 
 
 def check_conv2d(
@@ -286,6 +289,8 @@ def check_conv2d(
     for name, pair, least in [("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0)]:
         check_pair(name, pair, least)
     check_pair("dilation", dilation, 1)
+    if x.dtype not in reference.FLOATS:
+        raise TypeError(f"x must be floating, found {x.dtype}")
     if x.dim() != 4 or not x.shape[1]:
         raise ValueError(f"x must have the shape (n, channels, height, width), found {tuple(x.shape)}")
     if scale.dim() == 2 and scale.shape[0] != 1:
@@ -296,7 +301,7 @@ def check_conv2d(
     if scale.shape[1] % groups:
         raise ValueError(f"groups must divide the {scale.shape[1]} channels of y, found {groups}")
     check_mode(mode)
-    check_operands(x, scale, bias)
+    reference.check_bias(bias, scale.shape[1])
     if min(output_size(x.shape[2:], kernel, stride, padding, dilation)) < 1:
         raise ValueError(f"a kernel of {tuple(kernel)} does not fit into x of shape {tuple(x.shape)}")
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import grad as gradients
 
-from . import backend, lowbit, sparse
+from . import backend, lowbit
 from .direct import address, plain
 from .ops import LIBRARY
+from .ready import Ready
 
 DECODED = 1024  # outputs whose weights mode "exact" holds at a time; a multiple of 64
 
@@ -194,36 +195,30 @@ def native_linear(
     lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
     if mode == "exact":
         return exact_linear(x, packed, scale, bias, bits, in_features, relu, zero)
-    groups, out = scale.shape
-    y = x.new_empty((*x.shape[:-1], out), dtype=torch.float32)
-    rows = x.numel() // in_features
-    if not rows:
-        return y.to(x.dtype)
-    wide, packed, scale = x.float().contiguous(), packed.contiguous(), scale.contiguous()
+    y = ready(packed, scale, bias, bits, in_features, mode, relu, zero)(x.float())
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def ready(
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    mode: str,
+    relu: bool,
+    zero: Tensor | None,
+) -> Ready:
+    """A layer that has passed `lowbit.check_layer` in an integer mode, for native code."""
+    packed, scale = packed.contiguous(), scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     zero = None if zero is None else zero.contiguous()
-    threads = torch.get_num_threads()
+    groups, out = scale.shape
+    places = (packed.data_ptr(), scale.data_ptr(), address(bias), address(zero))
+    numbers = (*places, bits, groups, out, in_features, lowbit.PLANES[mode], relu)
     ternary = bits == 2 and groups == 1 and zero is None
-    lists = sparse.lists_for(packed, out, in_features, rows, mode) if ternary else None
-    if lists is not None and sparse.multiply(lists, wide, rows, scale, bias, y, mode, relu, threads):
-        return y if x.dtype is torch.float32 else y.to(x.dtype)
-    backend.native.integer_linear(
-        wide.data_ptr(),
-        rows,
-        packed.data_ptr(),
-        scale.data_ptr(),
-        address(bias),
-        bits,
-        groups,
-        out,
-        in_features,
-        lowbit.PLANES[mode],
-        relu,
-        y.data_ptr(),
-        threads,
-        address(zero),
-    )
-    return y if x.dtype is torch.float32 else y.to(x.dtype)
+    native = backend.native.integer_linear
+    return Ready(native, numbers, packed, scale, bias, zero, (out, in_features), mode, relu, ternary)
 
 
 def exact_linear(

@@ -14,20 +14,21 @@ lists, an entry and a row count as one multiply-add of float32.
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from . import backend, lowbit, lowbit_ops, ops, reference, sparse
+from . import backend, lowbit, sparse
+from .modules import PackedLinear
 from .peers import BLOCK, Layer, Run, peers
 
 LARGEST = 768 * 2**20  # bytes read to make a call cold
 PEAK_ROUNDS = 20_000
+KERNELS = {"dense": "never", "sparse": "always"}  # as sparse.py's choice
 LEAST = 3  # turns, however long they take
 
 
@@ -101,7 +102,8 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
     runs["read"] = lambda: backend.native.read(largest.data_ptr(), largest.nbytes)
     for name in ("bytes", "floats"):
         runs[name] = lambda name=name: backend.native.peak(name == "bytes", PEAK_ROUNDS)
-    times = take_turns(runs, seconds, evict() if setting.cold else None)
+    kernels = {f"ours/{mode}/{kernel}": KERNELS[kernel] for mode, kernel in ours}
+    times = take_turns(runs, seconds, evict() if setting.cold else None, kernels)
     exact = F.linear(layer.x.double(), layer.weight.double())
     traffic = layer.x.nbytes + 4 * exact.numel()
     density = float((layer.codes != 0).sum()) / layer.codes.numel()
@@ -112,6 +114,8 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
         bound = max((made.nbytes + traffic) * times["read"] / largest.nbytes, setting.batch * made.products / rate)
         us = times[f"ours/{mode}/{kernel}"]
         least = sparse.needed_zeros(setting.out, setting.batch, mode) if setting.bits == 2 else None
+        with sparse.choice(KERNELS[kernel]):
+            error = float((made.run().double() - exact).abs().max() / exact.abs().max())
         best = "sparse" if least is not None and 1 - density >= least else "dense"
         rows.append(
             {
@@ -127,7 +131,7 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
                 "isa": backend.native.isa(),
                 "us": round(us, 2),
                 "baselines": {name: round(times[name], 2) for name in theirs},
-                "max_error": float((made.run().double() - exact).abs().max() / exact.abs().max()),
+                "max_error": error,
                 "roofline_us": round(bound, 2),
                 "roofline_fraction": round(bound / us, 4),
             }
@@ -163,38 +167,38 @@ class Made:
 
 
 def packed(layer: Layer, mode: str, kernel: str) -> Made:
+    """A `PackedLinear`, called as a network calls it."""
     out, columns = layer.codes.shape
-    if mode == "exact":
-        codes, scale = reference.pack(layer.codes), layer.scale.contiguous()
-    else:
-        codes, scale = lowbit.pack(layer.codes, layer.bits, layer.scale.shape[1]), layer.scale.T.contiguous()
-
-    def run() -> Tensor:
-        with sparse.choice("always" if kernel == "sparse" else "never"):
-            if mode == "exact":
-                return ops.ternary_linear(layer.x, codes, scale, None, out, columns)
-            return lowbit_ops.lowbit_linear(layer.x, codes, scale, None, layer.bits, columns, mode)
-
+    made = PackedLinear(layer.codes, layer.scale, None, mode, layer.bits).eval()
     if kernel == "dense":
-        return Made(run, codes.nbytes + scale.nbytes, lowbit.PLANES.get(mode, 1) * layer.codes.numel())
+        products = lowbit.PLANES.get(mode, 1) * layer.codes.numel()
+        return Made(lambda: made(layer.x), made.packed.nbytes + made.scale.nbytes, products)
     with sparse.choice("always"):
-        lists = sparse.lists_for(codes, out, columns, len(layer.x), mode)
-    return Made(run, lists.nbytes + scale.nbytes, lists.entries)
+        lists = sparse.lists_for(made.packed, out, columns, len(layer.x), mode)
+    return Made(lambda: made(layer.x), lists.nbytes + made.scale.nbytes, lists.entries)
 
 
 def take_turns(
-    runs: dict[str, Callable[[], Any]], seconds: float, prepare: Callable[[], Any] | None
+    runs: dict[str, Callable[[], Any]],
+    seconds: float,
+    prepare: Callable[[], Any] | None,
+    kernels: Mapping[str, str],
 ) -> dict[str, float]:
-    """Median CPU time of a call in microseconds, by name; before each, `prepare` or two calls that are not timed."""
+    """Median CPU time of a call in microseconds, by name; before each, `prepare` or two calls that are not timed.
+
+    kernels  name -> the choice of sparse.py during its turn, "auto" for others.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(next(iter(times.values()))) < LEAST:
         for name, run in runs.items():
-            for warm in (prepare,) if prepare else (run, run):
-                warm()
-            start = time.thread_time_ns()
-            run()
-            times[name].append((time.thread_time_ns() - start) / 1000)
+            with sparse.choice(kernels.get(name, "auto")):
+                for warm in (prepare,) if prepare else (run, run):
+                    warm()
+                start = time.thread_time_ns()
+                run()
+                end_of_run = time.thread_time_ns()
+            times[name].append((end_of_run - start) / 1000)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import lowbit, lowbit_ops, ops, reference
+from . import backend, lowbit, lowbit_ops, ops, reference
+from .direct import calm, ordinary, tracked
 from .packed import Packed, check_mode
 from .patterns import watched
+from .ready import Ready
 
 # Up to this many output positions (batch x height x width) a convolution runs from the codes by im2col; beyond, it is
 # faster to decode the weight in each call and use torch's own convolution. Measured with AVX-512, one thread, im2col
@@ -25,11 +27,46 @@ IM2COL_POSITIONS = 16
 class PackedLinear(Packed):
     """x (*, in) -> (*, out), from codes (out, in), scale and zero points (1 or out, groups), bias (out,): packed.py."""
 
+    ready: Ready | None = None  # from the last call that went past the dispatcher
+
     def forward(self, x: Tensor) -> Tensor:
+        if calm(x) and x.dtype is torch.float32 and (ready := self.prepared(x)) is not None:
+            return ready(x)
         if self.words:
             return ops.ternary_linear(x, self.packed, self.scale, self.bias, *self.matrix)
         layer = (self.packed, self.scale, self.bias, self.bits, self.matrix[1])
         return lowbit_ops.lowbit_linear(x, *layer, self.mode, zero=self.zero)
+
+    def prepared(self, x: Tensor) -> Ready | None:
+        """The layer for native code, looked at anew if a tensor is another or elsewhere; None: ask the dispatcher."""
+        buffers: dict[str, Any] = self._buffers
+        bias = self._parameters["bias"]  # `self.bias` would take a microsecond
+        packed, scale, zero = buffers["packed"], buffers["scale"], buffers["zero"]
+        if backend.native is None or tracked(x, scale, bias):
+            return None
+        if self.ready is None or not self.ready.same(packed, scale, bias, zero):
+            self.ready = self.prepare(packed, scale, bias, zero)
+        return self.ready
+
+    def prepare(self, packed: Any, scale: Any, bias: Tensor | None, zero: Tensor | None) -> Ready | None:
+        if not ordinary(packed, scale, bias, zero) or scale.dtype is torch.float64:
+            return None
+        if self.words:
+            reference.check_layer(packed, scale, bias, *self.matrix)
+            return ops.ready(packed, scale, bias, *self.matrix).keep()
+        if self.mode == "exact":
+            return None
+        layer = (packed, scale, bias, self.bits, self.matrix[1], self.mode)
+        lowbit.check_layer(*layer, zero)
+        return lowbit_ops.ready(*layer, relu=False, zero=zero).keep()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
+        super()._apply(fn, recurse)
+        self.ready = None  # it would keep memory that the tensors have left
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"ready": None}
 
 
 class PackedConv2d(Packed):

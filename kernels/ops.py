@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, reference, sparse
+from . import backend, reference
 from .direct import address, plain
+from .ready import Ready
 
 LIBRARY = torch.library.Library("robustq", "FRAGMENT")  # lives as long as the process, or the ops go away
 LIBRARY.define(
@@ -105,32 +106,21 @@ torch.library.register_autograd("robustq::ternary_dense", dense_backward, setup_
 def native_linear(
     x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int
 ) -> Tensor:
-    """`reference.ternary_linear` by the native module; float64 and empty x go to the reference."""
+    """`reference.ternary_linear` by the native module; float64 goes to the reference."""
     reference.check_linear(x, packed, scale, bias, out_features, in_features)
-    if x.dtype == torch.float64 or scale.dtype == torch.float64 or x.numel() == 0:
+    if x.dtype == torch.float64 or scale.dtype == torch.float64:
         return reference.ternary_linear(x, packed, scale, bias, out_features, in_features)
-    wide = x.float().contiguous()
+    y = ready(packed, scale, bias, out_features, in_features)(x.float())
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def ready(packed: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int) -> Ready:
+    """A layer that has passed `reference.check_layer` and has no float64, for native code."""
     packed, scale = packed.contiguous(), scale.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    y = x.new_empty((*x.shape[:-1], out_features), dtype=torch.float32)
-    rows, threads = wide.numel() // in_features, torch.get_num_threads()
-    lists = sparse.lists_for(packed, out_features, in_features, rows, "exact") if scale.shape[1] == 1 else None
-    if lists is not None and sparse.multiply(lists, wide, rows, scale, bias, y, "exact", False, threads):
-        return y if x.dtype is torch.float32 else y.to(x.dtype)
-    backend.native.linear(
-        wide.data_ptr(),
-        rows,
-        packed.data_ptr(),
-        scale.data_ptr(),
-        scale.shape[0],
-        scale.shape[1],
-        address(bias),
-        y.data_ptr(),
-        out_features,
-        in_features,
-        threads,
-    )
-    return y if x.dtype is torch.float32 else y.to(x.dtype)
+    numbers = (packed.data_ptr(), scale.data_ptr(), *scale.shape, address(bias), out_features, in_features)
+    size, ternary = (out_features, in_features), scale.shape[1] == 1
+    return Ready(backend.native.linear, numbers, packed, scale, bias, None, size, "exact", False, ternary)
 
 
 def native_dense(packed: Tensor, scale: Tensor, out_features: int, in_features: int) -> Tensor:

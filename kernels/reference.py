@@ -82,22 +82,37 @@ def check_scale(scale: Tensor, out_features: int, in_features: int) -> None:
         )
 
 
-def check_linear(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int
-) -> None:
-    """TypeError or ValueError unless the arguments of `ternary_linear` fit together."""
-    check_packed(packed, out_features, in_features)
-    check_scale(scale, out_features, in_features)
+def check_x(x: Tensor, in_features: int) -> None:
+    """TypeError or ValueError unless `x` is floating (*, in)."""
     if x.dtype not in FLOATS:
         raise TypeError(f"x must be floating, found {x.dtype}")
     if x.dim() < 1 or x.shape[-1] != in_features:
         raise ValueError(f"the last dimension of x must be {in_features}, found shape {tuple(x.shape)}")
+
+
+def check_bias(bias: Tensor | None, out_features: int) -> None:
+    """TypeError or ValueError unless `bias` is floating (out,), or None."""
     if bias is None:
         return
     if bias.dtype not in FLOATS:
         raise TypeError(f"the bias must be floating, found {bias.dtype}")
     if tuple(bias.shape) != (out_features,):
         raise ValueError(f"the bias must have shape ({out_features},), found {tuple(bias.shape)}")
+
+
+def check_layer(packed: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int) -> None:
+    """TypeError or ValueError unless the arguments of `ternary_linear` but x fit together."""
+    check_packed(packed, out_features, in_features)
+    check_scale(scale, out_features, in_features)
+    check_bias(bias, out_features)
+
+
+def check_linear(
+    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int
+) -> None:
+    """TypeError or ValueError unless the arguments of `ternary_linear` fit together."""
+    check_layer(packed, scale, bias, out_features, in_features)
+    check_x(x, in_features)
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -52,7 +52,7 @@ Matrix matrix(uintptr_t words, uintptr_t scale, int64_t scale_rows, int64_t grou
 
 // x (rows, in) f32, words int32, scale (scale_rows, groups) f32, bias (out,) f32 or 0 -> y (rows, out) f32
 void linear(uintptr_t x, int64_t rows, uintptr_t words, uintptr_t scale, int64_t scale_rows, int64_t groups,
-            uintptr_t bias, uintptr_t y, int64_t out, int64_t in, int threads) {
+            uintptr_t bias, int64_t out, int64_t in, uintptr_t y, int threads) {
   const Matrix w = matrix(words, scale, scale_rows, groups, out, in);
   need(rows > 0, "rows must be positive; rows", rows);
   need_product("rows x in_features is too large", {rows, in});
@@ -102,9 +102,9 @@ robustq::Activation activation(int planes, bool relu, uintptr_t x, uintptr_t y, 
 
 // x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0,
 // zero (groups, out) u8 or 0 -> y (rows, out) f32
-void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, int bits,
-                    int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y, int threads,
-                    uintptr_t zero) {
+void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, uintptr_t zero,
+                    int bits, int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y,
+                    int threads) {
   need(rows > 0, "rows must be positive; rows", rows);
   need(in > 0, "in_features must be positive; in_features", in);
   need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);

@@ -441,7 +441,7 @@ def test_wrong_codes_are_refused() -> None:
 @needs_native
 def test_native_functions_check_their_numbers() -> None:
     linear, convolution = backend.native.integer_linear, backend.native.integer_convolution
-    good = [64, 3, 64, 64, 0, 2, 1, 20, 40, 1, False, 64, 1, 0]
+    good = [64, 3, 64, 64, 0, 0, 2, 1, 20, 40, 1, False, 64, 1]
     for place, value, message in [
         (0, 0, "address of x = 0"),
         (0, 65, "address of x = 65"),
@@ -449,15 +449,15 @@ def test_native_functions_check_their_numbers() -> None:
         (2, 0, "packed codes = 0"),
         (3, 66, "address of the scale = 66"),
         (4, 1, "address of the bias = 1"),
-        (5, 3, "bits = 3"),
-        (6, 41, "groups = 41"),
-        (7, 0, "out_features = 0"),
-        (8, -4, "in_features = -4"),
-        (8, 2**62, "too large = 4611686018427387904"),
+        (6, 3, "bits = 3"),
+        (7, 41, "groups = 41"),
+        (8, 0, "out_features = 0"),
+        (9, -4, "in_features = -4"),
+        (9, 2**62, "too large = 4611686018427387904"),
         (1, 2**42, "too large = "),
-        (9, 3, "planes = 3"),
-        (11, 0, "address of y = 0"),
-        (12, 0, "threads = 0"),
+        (10, 3, "planes = 3"),
+        (12, 0, "address of y = 0"),
+        (13, 0, "threads = 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             linear(*good[:place], value, *good[place + 1 :])

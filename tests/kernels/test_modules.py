@@ -3,14 +3,18 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from robustq.kernels import PackedConv2d, PackedLinear, ops, pack_model, reference
+from robustq.kernels import PackedConv2d, PackedLinear, backend, ops, pack_model, reference
 from robustq.kernels.packed import Packed
+
+needs_native = pytest.mark.skipif(backend.native is None, reason="the native module is not built")
 
 
 @dataclass
@@ -342,3 +346,99 @@ def test_wrong_zero_points_are_refused() -> None:
     layer = PackedLinear(codes, scale, bits=4, zero=zero)
     with pytest.raises(RuntimeError, match="zero: zero points of 4 bits are below 16"):
         layer.load_state_dict({**layer.state_dict(), "zero": layer.state_dict()["zero"] + 16})
+
+
+def layer(mode: str = "accurate", bits: int = 2, seed: int = 0) -> PackedLinear:
+    tensor = ternary((20, 36), seed)
+    return PackedLinear(tensor.codes, tensor.scale, torch.ones(20), mode, bits).eval()
+
+
+CHANGES: dict[str, Callable[[PackedLinear], None]] = {
+    "loaded": lambda made: ignore(made.load_state_dict(layer(made.mode, seed=1).state_dict())),
+    "assigned": lambda made: ignore(made.load_state_dict(layer(made.mode, seed=1).state_dict(), assign=True)),
+    "other data": lambda made: setattr(made.bias, "data", torch.full((20,), 3.0)),
+    "in place": lambda made: ignore(made.scale.mul_(2)),
+    "another buffer": lambda made: setattr(made, "scale", 3 * made.scale),
+    "no bias": lambda made: setattr(made, "bias", None),
+    "half": lambda made: ignore(made.half()),
+    "half and back": lambda made: ignore(made.half().float()),
+}
+
+
+def ignore(value: object) -> None:
+    pass
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["exact", "accurate"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_layer_that_has_run_sees_its_tensors_change(mode: str, change: str) -> None:
+    made, x = layer(mode), torch.randn(3, 36, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = made(x)
+        assert made.ready is not None
+        CHANGES[change](made)
+        after = made(x)
+        assert "half" in change or not torch.equal(before, after)
+        assert far(after, F.linear(x, made.weight, made.bias if made.bias is None else made.bias.float())) <= 1e-3
+        assert torch.equal(copy.deepcopy(made)(x), after)
+        assert torch.equal(made(x), after)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", ["exact", "accurate"])
+def test_a_layer_that_has_run_refuses_as_before(mode: str) -> None:
+    made, x = layer(mode), torch.randn(3, 36)
+    with torch.no_grad():
+        made(x)
+        for wrong in (x[:, :-1], x[0, 0], x[:, :0]):
+            with pytest.raises(ValueError, match="the last dimension of x must be 36"):
+                made(wrong)
+        with pytest.raises(TypeError, match="x must be floating"):
+            made(x.int())
+        assert made(x[:0]).shape == (0, 20)
+        assert torch.equal(made(x.T.contiguous().T), made(x))
+        assert torch.equal(made(x[None, None])[0, 0], made(x))
+        assert made(x[0]).shape == (20,)
+        assert far(made(x[0]), made(x)[0]) <= 1e-6
+        for name, rows in (("bias", 19), ("scale", 10), ("packed", 1)):
+            made = layer(mode)
+            made(x)
+            tensor = getattr(made, name)
+            tensor.data = tensor.data.flatten()[:rows].clone()
+            with pytest.raises(ValueError, match="shape"):
+                made(x)
+
+
+@needs_native
+def test_a_layer_keeps_its_memory_and_drops_what_it_left() -> None:
+    """An address alone would do for the tensor that comes to lie there next."""
+    made, x = layer(), torch.randn(1, 36)
+    with torch.no_grad():
+        made(x)
+        kept = made.ready
+        assert kept is not None
+        assert kept.same(made.packed, made.scale, made.bias, None)
+        address = made.scale.data_ptr()
+        made.scale.data = torch.zeros(1, 20)
+        others = [torch.empty(1, 20) for _ in range(100)]
+        assert address not in [other.data_ptr() for other in others]
+    assert pickle.loads(pickle.dumps(made)).ready is None
+    assert made.to(torch.float64).ready is None
+
+
+@needs_native
+def test_autograd_sees_a_layer_that_has_run() -> None:
+    made, x = layer("exact"), torch.randn(2, 36)
+    with torch.no_grad():
+        made(x)
+    assert made.ready is not None
+    made(x).sum().backward()
+    assert made.bias is not None
+    assert made.bias.grad is not None
+    made.bias.requires_grad_(False)
+    tracked = x.clone().requires_grad_()
+    assert made(tracked).requires_grad
+    assert not made(x).requires_grad
+    compiled = torch.compile(made, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), made(x))

@@ -130,7 +130,7 @@ def test_exact_layers(rows: int, out: int, columns: int, special: bool, data: st
 
     def linear() -> Array:
         y = np.full((rows, out), np.nan, np.float32)
-        numbers = (at(words), at(scale), *scale.shape, at(bias), at(y), out, columns, threads)
+        numbers = (at(words), at(scale), *scale.shape, at(bias), out, columns, at(y), threads)
         backend.native.linear(at(x), rows, *numbers)
         return y
 
@@ -165,8 +165,8 @@ def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: b
 
     def call() -> Array:
         y = np.full((rows, out), 7, np.float32)
-        numbers = (bits, groups, out, columns, planes, relu, at(y), threads, at(zero))
-        backend.native.integer_linear(at(x), rows, at(packed), at(scale), at(bias), *numbers)
+        numbers = (bits, groups, out, columns, planes, relu, at(y), threads)
+        backend.native.integer_linear(at(x), rows, at(packed), at(scale), at(bias), at(zero), *numbers)
         return y
 
     def dense() -> Array:
@@ -359,9 +359,9 @@ LINEAR = {
     "scale_rows": (1, (*SIZES, 2, 4)),
     "groups": (2, (*SIZES, 6)),
     "bias": (0, BIAS),
-    "y": (HERE + 2048, FLOATS),
     "out": (3, SIZES),
     "in": (5, SIZES),
+    "y": (HERE + 2048, FLOATS),
     "threads": (1, THREADS),
 }
 DENSE = {
@@ -379,6 +379,7 @@ INTEGER_LINEAR = {
     "codes": (HERE, BYTES),
     "scale": (HERE, FLOATS),
     "bias": (0, BIAS),
+    "zero": (0, (HERE + 5000, -1, 2**64)),  # the first: points of more bits than the codes
     "bits": (2, (0, 1, 3, 8, -1, 2**31, 2**40)),
     "groups": (2, (*SIZES, 6)),
     "out": (3, SIZES),
@@ -387,7 +388,6 @@ INTEGER_LINEAR = {
     "relu": (False, (2, None, "yes")),
     "y": (HERE + 2048, FLOATS),
     "threads": (1, THREADS),
-    "zero": (0, (HERE + 5000, -1, 2**64)),  # the first: points of more bits than the codes
 }
 INTEGER_DENSE = {
     "codes": (HERE, BYTES),
@@ -545,10 +545,10 @@ def test_callers_at_once_get_the_answers_of_one() -> None:
         words = rng.integers(0, 2**32, (-(-out // 16), -(-columns // 16), 16), np.uint32)
         packed = rng.integers(0, 256, (-(-out // 64), steps(columns, 3), 128), np.uint8)
         scale, y = rng.random((3, out), np.float32), np.zeros((4, rows, out), np.float32)
-        backend.native.linear(at(x), rows, at(words), at(scale), 1, 3, 0, at(y[0]), out, columns, 2)
+        backend.native.linear(at(x), rows, at(words), at(scale), 1, 3, 0, out, columns, at(y[0]), 2)
         for planes in (1, 2):
-            numbers = (4, 3, out, columns, planes, False, at(y[planes]), 2, 0)
-            backend.native.integer_linear(at(x), rows, at(packed), at(scale), 0, *numbers)
+            numbers = (4, 3, out, columns, planes, False, at(y[planes]), 2)
+            backend.native.integer_linear(at(x), rows, at(packed), at(scale), 0, 0, *numbers)
         return y.tobytes()
 
     alone = [work(seed) for seed in range(4)]
@@ -572,8 +572,8 @@ import numpy as np
 from robustq.kernels.backend import native
 x, packed, scale, y = (np.zeros(n, t) for n, t in [(40, "f4"), (10 * 64 - 1, "u1"), (20, "f4"), (20, "f4")])
 native.use(sys.argv[1])
-numbers = (2, 1, 20, 40, 1, False, y.ctypes.data, 1, 0)
-native.integer_linear(x.ctypes.data, 1, packed.ctypes.data, scale.ctypes.data, 0, *numbers)
+numbers = (2, 1, 20, 40, 1, False, y.ctypes.data, 1)
+native.integer_linear(x.ctypes.data, 1, packed.ctypes.data, scale.ctypes.data, 0, 0, *numbers)
 """
 
 

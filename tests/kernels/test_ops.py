@@ -265,7 +265,7 @@ def test_native_functions_check_their_numbers() -> None:
     with pytest.raises(ValueError, match="packed codes = 0"):
         backend.native.dense(0, 64, 1, 1, 64, 3, 5)
     with pytest.raises(ValueError, match="rows = -1"):
-        backend.native.linear(64, -1, 64, 64, 1, 1, 0, 64, 3, 5, 1)
+        backend.native.linear(64, -1, 64, 64, 1, 1, 0, 3, 5, 64, 1)
     with pytest.raises(ValueError, match="'mmx'"):
         backend.native.use("mmx")
 
