@@ -433,8 +433,9 @@ def test_autograd_sees_a_layer_that_has_run() -> None:
     with torch.no_grad():
         made(x)
     assert made.ready is not None
-    made(x).sum().backward()
     assert made.bias is not None
+    made.bias.requires_grad_()
+    made(x).sum().backward()
     assert made.bias.grad is not None
     made.bias.requires_grad_(False)
     tracked = x.clone().requires_grad_()
