@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustq.kernels import backend, lowbit, lowbit_ops, ops, reference
+from robustq.kernels import backend, lowbit, lowbit_ops, ops, reference, sparse
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the native module is not built")
 Arguments = dict[str, Any]
+KERNELS = st.sampled_from(["auto", "always", "never"])  # with lists of what is not zero, or without
 NUMBERS = (-1, 0, 1, 2, 3, 4, 5, 64, 2**31, 2**40, 2**62, -(2**63))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.int8, torch.uint8, torch.int32, torch.bool)
 
@@ -57,7 +58,7 @@ def changed(arguments: Arguments, data: st.DataObject) -> Arguments:
             made[name] = data.draw(st.lists(st.sampled_from(NUMBERS), max_size=3))
         elif isinstance(value, str):
             made[name] = data.draw(st.sampled_from(["exact", "accurate", "int8", ""]))
-        elif not isinstance(value, bool):
+        elif value is not None and not isinstance(value, bool):
             made[name] = data.draw(st.sampled_from(NUMBERS))
     return made
 
@@ -83,31 +84,31 @@ def alike(op: Callable[..., Tensor], plain: Callable[..., Tensor], arguments: Ar
         assert max(numbers, default=0) >= 2**31 or any(t.data_ptr() % t.element_size() for t in tensors)
 
 
-def ternary(rng: torch.Generator) -> Arguments:
+def ternary(rng: torch.Generator, groups: int) -> Arguments:
     codes = torch.randint(-1, 2, (20, 37), generator=rng).to(torch.int8)
     return {
         "x": torch.randn(3, 37, generator=rng),
         "packed": reference.pack(codes),
-        "scale": torch.rand(20, 2, generator=rng),
+        "scale": torch.rand(20, groups, generator=rng),
         "bias": torch.randn(20, generator=rng),
         "out_features": 20,
         "in_features": 37,
     }
 
 
-def integer(rng: torch.Generator, bits: int, mode: str) -> Arguments:
+def integer(rng: torch.Generator, bits: int, mode: str, groups: int) -> Arguments:
     highest = lowbit.HIGHEST[bits]
     codes = torch.randint(-highest, highest + 1, (20, 37), generator=rng).to(torch.int8)
     return {
         "x": torch.randn(3, 37, generator=rng),
-        "packed": lowbit.pack(codes, bits, 2),
-        "scale": torch.rand(2, 20, generator=rng),
+        "packed": lowbit.pack(codes, bits, groups),
+        "scale": torch.rand(groups, 20, generator=rng),
         "bias": torch.randn(20, generator=rng),
         "bits": bits,
         "in_features": 37,
         "mode": mode,
         "relu": False,
-        "zero": torch.randint(0, 2**bits, (2, 20), generator=rng).to(torch.uint8),
+        "zero": torch.randint(0, 2**bits, (2, 20), generator=rng).to(torch.uint8) if groups == 2 else None,
     }
 
 
@@ -132,8 +133,9 @@ def convolution(rng: torch.Generator, bits: int, mode: str) -> Arguments:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_exact_ops_on_any_arguments(data: st.DataObject) -> None:
-    arguments = changed(ternary(torch.Generator().manual_seed(0)), data)
-    alike(ops.ternary_linear, reference.ternary_linear, arguments)
+    arguments = changed(ternary(torch.Generator().manual_seed(0), data.draw(st.integers(1, 2))), data)
+    with sparse.choice(data.draw(KERNELS)):
+        alike(ops.ternary_linear, reference.ternary_linear, arguments)
     del arguments["x"], arguments["bias"]
     alike(ops.ternary_dense, reference.ternary_dense, arguments)
 
@@ -142,5 +144,10 @@ def test_exact_ops_on_any_arguments(data: st.DataObject) -> None:
 @given(st.sampled_from([2, 4]), st.sampled_from(["accurate", "int8"]), st.data())
 def test_integer_ops_on_any_arguments(bits: int, mode: str, data: st.DataObject) -> None:
     rng = torch.Generator().manual_seed(0)
-    alike(lowbit_ops.lowbit_linear, lowbit.linear, changed(integer(rng, bits, mode), data))
+    with sparse.choice(data.draw(KERNELS)):
+        alike(
+            lowbit_ops.lowbit_linear,
+            lowbit.linear,
+            changed(integer(rng, bits, mode, data.draw(st.integers(1, 2))), data),
+        )
     alike(lowbit_ops.lowbit_conv2d, lowbit.conv2d, changed(convolution(rng, bits, mode), data))

@@ -454,6 +454,19 @@ NETWORK = {
     "y_size": (6, (5, 7, 0, -1, 2**62)),
     "threads": (1, THREADS),
 }
+CODES = {"codes": (HERE, FLOATS), "words": (True, (2, None)), "out": (3, SIZES), "in": (5, SIZES)}
+SPARSE_LINEAR = {
+    "lists": (lambda: backend.native.make_lists(HERE, True, 3, 5, 1), (None, HERE, b"lists")),
+    "x": (HERE, FLOATS),
+    "rows": (2, SIZES),
+    "scale": (HERE, FLOATS),
+    "scale_rows": (1, (*SIZES, 2, 4)),
+    "bias": (0, BIAS),
+    "levels": (0.0, (-1.0, 32768.0, float("nan"), float("inf"), None)),
+    "relu": (False, (2, None, "yes")),
+    "y": (HERE + 2048, FLOATS),
+    "threads": (1, THREADS),
+}
 CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "linear": LINEAR,
     "dense": DENSE,
@@ -461,6 +474,9 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "integer_dense": INTEGER_DENSE,
     "integer_convolution": CONVOLUTION,
     "integer_network": NETWORK,
+    "count_nonzero": CODES,
+    "make_lists": {**CODES, "together": (1, (0, 4, -1, 2**31))},
+    "sparse_linear": SPARSE_LINEAR,
     "keep": {"codes": (HERE, BYTES), "n": (9, COUNTS), "bitmap": (HERE + 2048, BYTES)},
     "survey": {"bitmap": (HERE, BYTES), "n": (9, COUNTS), "enough": (99, (2**63, None))},
     "store": {
@@ -518,7 +534,7 @@ def test_no_entry_point_is_left_out() -> None:
 def test_every_wrong_number_is_refused(name: str) -> None:
     """One wrong argument each, then several at once."""
     function, arguments = getattr(backend.native, name), CALLS[name]
-    good = [value for value, _ in arguments.values()]
+    good = [value() if callable(value) else value for value, _ in arguments.values()]
     function(*good)
     for place, (argument, (_, wrong)) in enumerate(arguments.items()):
         for value in wrong:
@@ -528,7 +544,10 @@ def test_every_wrong_number_is_refused(name: str) -> None:
             assert caught.type is TypeError or " = " in told or repr(value) in told, (argument, value)
     rng = np.random.default_rng(0)
     for _ in range(300):
-        many = [wrong[rng.integers(len(wrong))] if rng.random() < 0.4 else value for value, wrong in arguments.values()]
+        many = [
+            wrong[rng.integers(len(wrong))] if rng.random() < 0.4 else value
+            for value, (_, wrong) in zip(good, arguments.values(), strict=True)
+        ]
         if many != good:
             with pytest.raises((ValueError, TypeError)):
                 function(*many)
