@@ -1,7 +1,7 @@
 """The native module: whether it is there, why not, and which instruction set it uses.
 
-ROBUSTQ_ISA=scalar|avx2|avx512|avx512vnni|amx forces an instruction set (for tests and measurements). A name that
-this build or processor does not offer switches native code off and is the reason that `status()` gives: nothing is
+ROBUSTQ_ISA=scalar|avx2|avx512|avx512vnni|amx|amxfp16 forces an instruction set (for tests and measurements). A name
+that this build or processor does not offer switches native code off and is the reason that `status()` gives: nothing is
 ever measured on another instruction set than the one asked for, and results stay right, from the reference.
 ROBUSTQ_ISA=none asks for the reference. ROBUSTQ_SPARSE=auto|always|never is about layers with many zeros (sparse.py).
 """

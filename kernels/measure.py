@@ -9,7 +9,8 @@ half zeros on; `automatic` marks the kernel that a call would take by itself.
 
 The roofline is max(bytes / bandwidth, multiply-adds / peak), both measured in the same turns: bandwidth by reading as
 many bytes, as hot or cold as the weights; the peak by the fastest multiplication from registers (native `peak`). Of
-lists, an entry and a row count as one multiply-add of float32.
+lists, an entry and a row count as one multiply-add of float32; mode "exact" is float32 by codes, which a matrix unit
+multiplies in two or three steps.
 """
 
 import statistics
@@ -100,8 +101,8 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
     runs: dict[str, Callable[[], Any]] = {f"ours/{mode}/{kernel}": made.run for (mode, kernel), made in ours.items()}
     runs |= theirs
     runs["read"] = lambda: backend.native.read(largest.data_ptr(), largest.nbytes)
-    for name in ("bytes", "floats"):
-        runs[name] = lambda name=name: backend.native.peak(name == "bytes", PEAK_ROUNDS)
+    for name in ("bytes", "codes", "floats"):
+        runs[name] = lambda name=name: backend.native.peak(name, PEAK_ROUNDS)
     kernels = {f"ours/{mode}/{kernel}": KERNELS[kernel] for mode, kernel in ours}
     times = take_turns(runs, seconds, evict() if setting.cold else None, kernels)
     exact = F.linear(layer.x.double(), layer.weight.double())
@@ -109,8 +110,8 @@ def measure(setting: Setting, seconds: float) -> tuple[list[dict[str, Any]], lis
     density = float((layer.codes != 0).sum()) / layer.codes.numel()
     rows = []
     for (mode, kernel), made in ours.items():
-        kind = "floats" if mode == "exact" or kernel == "sparse" else "bytes"
-        rate = backend.native.peak(kind == "bytes", PEAK_ROUNDS) / times[kind]
+        kind = "floats" if kernel == "sparse" else "codes" if mode == "exact" else "bytes"
+        rate = backend.native.peak(kind, PEAK_ROUNDS) / times[kind]
         bound = max((made.nbytes + traffic) * times["read"] / largest.nbytes, setting.batch * made.products / rate)
         us = times[f"ours/{mode}/{kernel}"]
         least = sparse.needed_zeros(setting.out, setting.batch, mode) if setting.bits == 2 else None

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "exact.h"
 #include "integer.h"
 #include "kernel.h"
 #include "lists.h"
@@ -205,10 +206,13 @@ bool sparse_linear(const robustq::Lists& lists, uintptr_t x, int64_t rows, uintp
                                         reinterpret_cast<float*>(y), threads});
 }
 
-// Multiply-adds that `rounds` rounds of the fastest instructions did: of float32, or of bytes
-int64_t peak(bool bytes, int64_t rounds) {
+// Multiply-adds that `rounds` rounds of the fastest instructions did: of float32 by one another ("floats"), of float32 by
+// codes ("codes"), of bytes ("bytes")
+int64_t peak(const std::string& of, int64_t rounds) {
   need(rounds >= 0 && rounds < (int64_t(1) << 31), "rounds must be in 0 ... 2^31 - 1; rounds", rounds);
-  if (!bytes) return robustq::isa_current().peak(rounds);
+  if (of == "codes" && robustq::exact_current()) return robustq::exact_current()->peak(rounds);
+  if (of == "codes" || of == "floats") return robustq::isa_current().peak(rounds);
+  if (of != "bytes") throw std::invalid_argument("robustq native kernel: there is no peak of '" + of + "'");
   const robustq::Unit* unit = robustq::unit_current();
   return unit ? unit->peak(rounds) : robustq::integer_current().peak(rounds);
 }

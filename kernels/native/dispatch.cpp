@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "exact.h"
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
@@ -22,18 +23,23 @@ struct Choice {
   const Sparse* sparse;
   const Storage* storage;
   const Unit* unit = nullptr;
+  const ExactUnit* exact = nullptr;
 };
 
 #if ROBUSTQ_HAVE_AMX
-// amx-tile and amx-int8; g++ 12 has no names for them.
+// amx-bf16, amx-tile and amx-int8, which come together; g++ 12 has no names for them.
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 25 & 1);
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
+}
+bool has_amx_fp16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 21 & 1);
 }
 #endif
 
 struct Available {
-  Choice sets[5] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_sparse, &scalar_storage}};
+  Choice sets[6] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_sparse, &scalar_storage}};
   int count = 1;
   Available() {
 #if ROBUSTQ_HAVE_AVX2
@@ -52,7 +58,11 @@ struct Available {
     sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage};
 #if ROBUSTQ_HAVE_AMX
     if (!has_amx() || !amx_permitted()) return;
-    sets[count++] = {"amx", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage, &amx_unit};
+    sets[count++] = {"amx",   &avx512_isa, &avx512vnni_integer, &avx512_sparse,
+                     storage, &amx_unit,   &amx_exact_bf16};
+    if (!has_amx_fp16()) return;
+    sets[count++] = {"amxfp16", &avx512_isa, &avx512vnni_integer, &avx512_sparse,
+                     storage,   &amx_unit,   &amx_exact_fp16};
 #endif
 #endif
 #endif
@@ -82,6 +92,7 @@ const Integer& integer_current() { return *current().integer; }
 const Storage& storage_current() { return *current().storage; }
 const Sparse& sparse_current() { return *current().sparse; }
 const Unit* unit_current() { return current().unit; }
+const ExactUnit* exact_current() { return current().exact; }
 
 bool isa_use(const char* name) {
   for (int i = 0; i < isa_count(); ++i)

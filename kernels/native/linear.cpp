@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "exact.h"
 #include "kernel.h"
 #include "panel.h"
 #include "parallel.h"
@@ -21,6 +22,7 @@ constexpr int64_t kPanel = 240;                 // rows of x in the padded copy:
 constexpr int64_t kPairDepth = 256;             // columns of a piece by pairs: six tables are 48 kB
 constexpr int64_t kPairPanel = 48;              // rows by pairs, whose outputs stay in the second-level cache
 constexpr int64_t kPairOutputs = 256;           // that pay for making the tables
+constexpr int64_t kUnitRows = 4;                // from which a matrix unit is faster
 
 // y += scale * sum for the outputs of a tile, in one group of columns.
 void add_sums(const Matrix& w, const float* sum, int rows, int lanes, int64_t output, int64_t group, float* y) {
@@ -154,6 +156,7 @@ void run_pairs(const Matrix& w, const Isa& isa, const float* x, Range rows, Rang
 }  // namespace
 
 void linear(const Matrix& w, const float* x, int64_t rows, const float* bias, float* y, int threads) {
+  if (rows >= kUnitRows && exact_by_unit(w, x, rows, bias, y, threads)) return;
   const Isa& isa = isa_current();
   const int64_t blocks = (w.out + kLanes - 1) / kLanes;
   const int64_t work = rows * w.out * w.in;

@@ -518,7 +518,7 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
         "bitmap": (HERE + 2048, BYTES),
     },
     "read": {"x": (HERE, BYTES), "bytes": (256, (-1, -(2**63), 2**63))},
-    "peak": {"bytes": (True, (2, None)), "rounds": (1, (-1, -(2**63), 2**62, 2**64))},
+    "peak": {"of": ("codes", ("", "bits", None, 3)), "rounds": (1, (-1, -(2**63), 2**62, 2**64))},
     "use": {"name": (ISAS[-1] if ISAS else "", ("", "mmx", "avx512" * 9999, None, 3))},
 }
 

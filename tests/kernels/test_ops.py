@@ -91,6 +91,21 @@ def test_any_size_and_grouping(rows: int, out: int, columns: int, per_row: bool,
         assert float((run(x, packed, scale, None, out, columns).double() - exact).abs().max()) <= bound
 
 
+@pytest.mark.parametrize("rows", [3, 4, 17, 33, 64, 70])  # by tiles and by the shapes of a matrix unit
+def test_small_values_beside_large_ones(linear: Callable[..., Tensor], rows: int) -> None:
+    x, codes, scale, _ = case(rows, 70, 75, 70, 1)
+    x *= 10.0 ** torch.linspace(-4, 1, 75)
+    x[:, 7] = 3e3
+    x[0] *= 1e33
+    x[1] *= 1e-28
+    x[2] = 0
+    codes[3:] *= torch.arange(75) != 7  # outputs that do not see the large value have as good sums without it
+    weight = dense64(codes, scale)
+    wrong = (linear(x, reference.pack(codes), scale, None, 70, 75).double() - F.linear(x.double(), weight)).abs()
+    share = 80 * 2.0**-24 * F.linear(x.double().abs(), weight.abs())
+    assert bool((wrong <= share + 2.0**-38 * x.double().abs().amax(1, keepdim=True) + 1e-36).all())
+
+
 def test_special_values_and_the_forbidden_code(linear: Callable[..., Tensor]) -> None:
     x, codes, scale, _ = case(2, 320, 192, 1, 1)
     x[1, 7] = torch.inf

@@ -17,7 +17,7 @@ from robustq.kernels import backend
 
 OBJDUMP = shutil.which("objdump")
 LINE = re.compile(r"^ *([0-9a-f]+):\t(\S+) *([^#<]*)")
-SUMS = re.compile(r"vpdpbusds?|vpdpwssd|vfn?madd\d+ps|vpaddw|tdpbssd")  # vpaddw: of vpmaddubsw's products
+SUMS = re.compile(r"vpdpbusds?|vpdpwssd|vfn?madd\d+ps|vpaddw|tdp\w+")  # vpaddw: of vpmaddubsw's products
 STACK = re.compile(r"\(%(rsp|rbp)\)$")
 VECTOR = re.compile(r"%([xyz]mm\d+)")
 

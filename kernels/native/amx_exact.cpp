@@ -1,0 +1,263 @@
+// Intel AMX, tiles of float16 or bfloat16: sums of pairs of products in float32.
+//
+// Registers 0 ... 3 are sums, 4 and 5 activations, 6 and 7 weights. Codes are decoded while the unit works: four bits of
+// a word are two columns of an output, and a table in a register has the pair of halves they stand for. Two steps ahead,
+// as a load of a tile waits for the stores before it, and these for the products before them.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "exact.h"
+
+namespace robustq {
+namespace {
+
+enum Half { kBf16 = 2, kFp16 = 3 };  // as the instruction's prefix is coded
+
+// As assembly with a memory clobber: the intrinsics of g++ 12 do not say that they read memory.
+template <int T>
+inline void load(const void* at) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(at), "r"(int64_t(64)), "i"(T) : "memory");
+}
+template <int T>
+inline void store(float* sum, int64_t pitch) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(pitch), "i"(T) : "memory");
+}
+template <int T>
+inline void clear() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(T));
+}
+// tdpbf16ps or tdpfp16ps, which assemblers before 2.40 do not know: VEX.128.(F3|F2).0F38.W0 5C
+template <Half H, int Sum, int X, int W>
+inline void multiply_add() {
+  asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"((15 - W) << 3 | H), "i"(0xc0 | Sum << 3 | X));
+}
+
+template <Half H>
+inline __m512i values() {
+  constexpr uint32_t one = H == kFp16 ? 0x3c00 : 0x3f80, nan = 0x7fc0, minus = one | 0x8000;
+  alignas(64) uint32_t pairs[16];
+  const uint32_t value[4] = {0, one, H == kFp16 ? 0x7e00 : nan, minus};
+  for (int i = 0; i < 16; ++i) pairs[i] = value[i & 3] | value[i >> 2] << 16;
+  return _mm512_load_si512(pairs);
+}
+
+// Two words of 16 outputs -> a tile: its row j has columns 2 j and 2 j + 1 of each output.
+inline void decode(__m512i table, __m512i first, __m512i second, uint16_t* to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i, first = _mm512_srli_epi32(first, 4))
+    _mm512_store_si512(to + 32 * i, _mm512_permutexvar_epi32(first, table));
+#pragma GCC unroll 8
+  for (int i = 8; i < 16; ++i, second = _mm512_srli_epi32(second, 4))
+    _mm512_store_si512(to + 32 * i, _mm512_permutexvar_epi32(second, table));
+}
+
+constexpr int64_t kAhead = 2;      // steps
+constexpr int64_t kDecoded = 4;    // held
+
+// The weights of each block for one step after the other, in buffers that take turns.
+template <Half H, int Blocks>
+class Decoder {
+ public:
+  explicit Decoder(const ExactTile& t) : t_(t), table_(values<H>()) {}
+
+  // Blocks `from` ... `to` - 1 of a step; nothing beyond the last step.
+  inline void operator()(int64_t step, int from, int to) {
+    if (step >= t_.steps) return;
+    const bool last = step + 1 == t_.steps;
+    for (int b = from; b < to; ++b) {
+      const uint32_t* words = t_.words[b] + 32 * step;
+      __m512i first = _mm512_loadu_si512(words), second = _mm512_setzero_si512();
+      if (!last) {
+        second = _mm512_loadu_si512(words + 16);
+      } else {  // there may be no second word
+        first = _mm512_and_si512(first, _mm512_set1_epi32(int(t_.last[0])));
+        if (t_.last[1]) second = _mm512_and_si512(_mm512_loadu_si512(words + 16), _mm512_set1_epi32(int(t_.last[1])));
+      }
+      decode(table_, first, second, weights_[step % kDecoded][b]);
+    }
+  }
+  inline const uint16_t* tile(int64_t step, int block) const { return weights_[step % kDecoded][block]; }
+
+ private:
+  const ExactTile& t_;
+  const __m512i table_;
+  alignas(64) uint16_t weights_[kDecoded][Blocks][kExactLimb];
+};
+
+// One tile of rows by four blocks of outputs. Between two products for the same sum others are under way.
+template <Half H, int Limbs>
+void narrow(const ExactTile& t) {
+  Decoder<H, 4> weights(t);
+  clear<0>();
+  clear<1>();
+  clear<2>();
+  clear<3>();
+  for (int64_t step = 0; step < kAhead; ++step) weights(step, 0, 4);
+  const uint16_t* x = t.x[0];
+  for (int64_t step = 0; step < t.steps; ++step, x += Limbs * kExactLimb) {
+    weights(step + kAhead, 0, 2);
+    load<6>(weights.tile(step, 0));
+    load<7>(weights.tile(step, 1));
+#pragma GCC unroll 3
+    for (int limb = 0; limb < Limbs; ++limb) {
+      load<4>(x + limb * kExactLimb);
+      multiply_add<H, 0, 4, 6>();
+      multiply_add<H, 1, 4, 7>();
+    }
+    weights(step + kAhead, 2, 4);
+    load<6>(weights.tile(step, 2));
+    load<7>(weights.tile(step, 3));
+#pragma GCC unroll 3
+    for (int limb = 0; limb < Limbs; ++limb) {
+      load<5>(x + limb * kExactLimb);
+      multiply_add<H, 2, 5, 6>();
+      multiply_add<H, 3, 5, 7>();
+    }
+  }
+  store<0>(t.sum, 256);
+  store<1>(t.sum + 16, 256);
+  store<2>(t.sum + 32, 256);
+  store<3>(t.sum + 48, 256);
+}
+
+// Two tiles of rows by two blocks of outputs.
+template <Half H, int Limbs>
+void square(const ExactTile& t) {
+  Decoder<H, 2> weights(t);
+  clear<0>();
+  clear<1>();
+  clear<2>();
+  clear<3>();
+  for (int64_t step = 0; step < kAhead; ++step) weights(step, 0, 2);
+  const uint16_t *x = t.x[0], *second = t.x[1];
+  for (int64_t step = 0; step < t.steps; ++step, x += Limbs * kExactLimb, second += Limbs * kExactLimb) {
+    load<6>(weights.tile(step, 0));
+    load<7>(weights.tile(step, 1));
+#pragma GCC unroll 3
+    for (int limb = 0; limb < Limbs; ++limb) {
+      load<4>(x + limb * kExactLimb);
+      multiply_add<H, 0, 4, 6>();
+      multiply_add<H, 1, 4, 7>();
+      load<5>(second + limb * kExactLimb);
+      multiply_add<H, 2, 5, 6>();
+      multiply_add<H, 3, 5, 7>();
+      if (limb == 0) weights(step + kAhead, 0, 2);
+    }
+  }
+  store<0>(t.sum, 128);
+  store<1>(t.sum + 16, 128);
+  store<2>(t.sum + 32 * kExactRows, 128);
+  store<3>(t.sum + 32 * kExactRows + 16, 128);
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};  // of a row
+  uint8_t rows[16] = {};
+};
+
+void configure(int64_t rows, int64_t second) {
+  TileConfig config;
+  const int64_t of[8] = {rows, rows, second, second, rows, second, 16, 16};
+  for (int i = 0; i < 8; ++i) {
+    config.bytes[i] = 64;
+    config.rows[i] = uint8_t(of[i]);
+  }
+  asm volatile("ldtilecfg %0" ::"m"(config));
+}
+
+void release() { asm volatile("tilerelease"); }
+
+inline __m512 columns(const float* x, int64_t count) {
+  if (count >= 16) return _mm512_loadu_ps(x);
+  return count > 0 ? _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), x) : _mm512_setzero_ps();
+}
+
+// The power of two that brings the largest magnitude of a row to 2^14 ... 2^15, as far as float32 has it.
+float power_for(const float* x, int64_t n) {
+  __m512 most = _mm512_setzero_ps();
+  for (int64_t k = 0; k < n; k += 16) most = _mm512_max_ps(most, _mm512_abs_ps(columns(x + k, n - k)));
+  const float largest = _mm512_reduce_max_ps(most);
+  uint32_t bits;
+  std::memcpy(&bits, &largest, sizeof bits);
+  const int exponent = int(bits >> 23) - 127;  // of a subnormal: -127
+  const int wanted = 14 - exponent < 126 ? 14 - exponent : 126;
+  bits = uint32_t(wanted + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return power;
+}
+
+void split_fp16(const float* x, int64_t ldx, int64_t rows, int64_t count, uint16_t* tile, float* row_scale) {
+  for (int64_t r = 0; r < rows; ++r, x += ldx) {
+    const float power = power_for(x, count);
+    row_scale[r] = 1.0f / power;
+    uint16_t* to = tile + 32 * r;
+    for (int64_t k = 0; k < count; k += kExactStep, to += 2 * kExactLimb)
+      for (int half = 0; half < 2; ++half) {
+        const __m512 value = _mm512_mul_ps(columns(x + k + 16 * half, count - k - 16 * half), _mm512_set1_ps(power));
+        const __m256i high = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m512 rest = _mm512_sub_ps(value, _mm512_cvtph_ps(high));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + 16 * half), high);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + kExactLimb + 16 * half),
+                           _mm512_cvtps_ph(rest, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+      }
+  }
+}
+
+// Eight bits a limb, none rounded.
+void split_bf16(const float* x, int64_t ldx, int64_t rows, int64_t count, uint16_t* tile, float* row_scale) {
+  const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
+  for (int64_t r = 0; r < rows; ++r, x += ldx) {
+    row_scale[r] = 1.0f;
+    uint16_t* to = tile + 32 * r;
+    for (int64_t k = 0; k < count; k += kExactStep, to += 3 * kExactLimb)
+      for (int half = 0; half < 2; ++half) {
+        __m512 rest = columns(x + k + 16 * half, count - k - 16 * half);
+#pragma GCC unroll 3
+        for (int limb = 0; limb < 3; ++limb) {
+          const __m512i part = _mm512_and_si512(_mm512_castps_si512(rest), upper);
+          rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
+          _mm256_store_si256(reinterpret_cast<__m256i*>(to + limb * kExactLimb + 16 * half),
+                             _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
+        }
+      }
+  }
+}
+
+void put(const ExactPut& p) {
+  for (int o = 0; o < p.outputs; o += 16) {
+    const __mmask16 mask = p.outputs - o < 16 ? __mmask16((1u << (p.outputs - o)) - 1) : __mmask16(0xffff);
+    const __m512 scale = _mm512_maskz_loadu_ps(mask, p.scale + o);
+    const __m512 bias = p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + o) : _mm512_setzero_ps();
+    for (int64_t r = 0; r < p.rows; ++r) {
+      float* y = p.y + r * p.ldy + o;
+      const __m512 sum = _mm512_mul_ps(_mm512_load_ps(p.sum + r * p.pitch + o), _mm512_set1_ps(p.row_scale[r]));
+      const __m512 before = p.first ? bias : _mm512_maskz_loadu_ps(mask, y);
+      _mm512_mask_storeu_ps(y, mask, _mm512_add_ps(before, _mm512_mul_ps(sum, scale)));
+    }
+  }
+}
+
+template <Half H, int Limbs>
+int64_t peak(int64_t rounds) {
+  configure(kExactRows, kExactRows);  // and the registers are zero
+  for (int64_t r = 0; r < rounds; ++r) {
+    multiply_add<H, 0, 4, 6>();
+    multiply_add<H, 1, 4, 7>();
+    multiply_add<H, 2, 5, 6>();
+    multiply_add<H, 3, 5, 7>();
+  }
+  release();
+  return rounds * 4 * kExactRows * 16 * kExactStep / Limbs;
+}
+
+}  // namespace
+
+const ExactUnit amx_exact_bf16 = {3,       peak<kBf16, 3>,   split_bf16,       configure,
+                                  release, narrow<kBf16, 3>, square<kBf16, 3>, put};
+const ExactUnit amx_exact_fp16 = {2,       peak<kFp16, 2>,   split_fp16,       configure,
+                                  release, narrow<kFp16, 2>, square<kFp16, 2>, put};
+
+}  // namespace robustq
