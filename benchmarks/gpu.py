@@ -27,12 +27,14 @@ from torch.nn import functional as F
 from robustq.kernels import lowbit, lowbit_ops, reference
 from robustq.kernels.cuda import compiler, machine, support
 from robustq.kernels.cuda.layout import fragments
+from robustq.kernels.cuda.ops import gpu
 from robustq.kernels.cuda.products import Epilogue, Window, convolution, linear
 
 HIGHEST = {2: 1, 4: 7}
 ROTATED = 128 << 20  # bytes of weights in one graph: twice the second-level cache of the largest GPU there is
 SHAPES = [(4096, 4096), (11008, 4096), (8192, 28672)]
 BATCHES = [1, 8, 32, 128, 512, 2048]
+COUNTED = ("IMMA", "HMMA", "IGMMA", "LDG", "UBLKCP", "SYNCS", "LDL", "STL")
 ARCHITECTURES = ["sm_80", "sm_89", "sm_90a", "sm_100", "sm_120"]
 
 
@@ -89,7 +91,7 @@ def one_linear(
     scale = torch.rand(groups, outputs, device=device) + 0.1
     x, bias = torch.randn(samples, columns, device=device), torch.randn(outputs, device=device)
     weight = fragments(codes, scale, bits, **storage)
-    y = linear(x, weight, mode, machine.launch, Epilogue(bias=bias), wgmma=hopper())
+    y = linear(x, weight, mode, machine.launch, Epilogue(bias=bias), gpu(x))
     values = x.bfloat16() if mode == "bf16" else lowbit.rounded(x, mode, (-1,))
     dense = codes.double() * reference.spread(scale.T, outputs, columns).double()
     case = f"linear {bits} bits {mode} {samples}x{columns}->{outputs} groups {groups} {'+'.join(storage) or 'dense'}"
@@ -105,7 +107,7 @@ def one_convolution(
     scale = torch.rand(1, outputs, device=device) + 0.1
     x = torch.randn(n, channels, side, side, device=device)
     flat = F.pad(codes.permute(0, 2, 3, 1), (0, -channels % 16)).reshape(outputs, -1)
-    y = convolution(x, fragments(flat, scale, bits), window, mode, machine.launch, wgmma=hopper())
+    y = convolution(x, fragments(flat, scale, bits), window, mode, machine.launch, gpu=gpu(x))
     dense = (codes * scale.view(-1, 1, 1, 1)).double()
     wanted = F.conv2d(lowbit.rounded(x, mode, (1, 2, 3)).double(), dense, None, window.stride, window.padding)
     case = f"convolution {bits} bits {mode} {n}x{channels}x{side}x{side}->{outputs}, {kernel}x{kernel} by {stride}"
@@ -120,10 +122,6 @@ def report(row: dict[str, Any]) -> dict[str, Any]:
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted).abs().max() / wanted.abs().max())
-
-
-def hopper() -> bool:
-    return torch.cuda.get_device_capability() == (9, 0)
 
 
 def microseconds(works: Sequence[Callable[[], object]], repeats: int) -> float:
@@ -171,7 +169,7 @@ def linear_timings(device: torch.device, repeats: int, bandwidth: float) -> Iter
                     fragments(codes, torch.ones(1, outputs, device=device), bits)
                     for _ in range(max(1, ROTATED // size))
                 ]
-                works = [partial(linear, x, w, mode, machine.launch, wgmma=hopper()) for w in weights]
+                works = [partial(linear, x, w, mode, machine.launch, gpu=gpu(x)) for w in weights]
                 us = microseconds(works, repeats)
                 row["us"][f"{bits} bits {mode}"] = us
                 row.setdefault("share_of_copy_bandwidth", {})[f"{bits} bits {mode}"] = size / (us * 1e-6) / bandwidth
@@ -203,6 +201,7 @@ def machine_code() -> Iterator[dict[str, Any]]:
     """Registers, spills and tensor-core instructions of the main variants for every architecture."""
     small = {"FORMAT": 0, "LIMBS": 1, "SETS": 1, "BLOCKS": 2, "LISTED": 0, "ELEMENT": 2}
     large = {"FORMAT": 0, "LIMBS": 1, "COLUMNS": 128, "STAGES": 3, "GROUPED": 0, "CONVOLUTION": 0, "ELEMENT": 2}
+    hopper = {"FORMAT": 0, "LIMBS": 1, "BLOCKS": 2, "STAGES": 4, "GROUPED": 0, "ELEMENT": 2}
     variants = [
         ("K1 2 bits int8, batch 1-8", "small.cu", small),
         ("K1 2 bits accurate, batch 1-8", "small.cu", small | {"LIMBS": 2}),
@@ -212,13 +211,16 @@ def machine_code() -> Iterator[dict[str, Any]]:
         ("K2 2 bits int8", "gemm.cu", large),
         ("K2 2 bits accurate", "gemm.cu", large | {"LIMBS": 2, "STAGES": 2}),
         ("K2 4 bits int8, groups", "gemm.cu", large | {"FORMAT": 1, "GROUPED": 1}),
+        ("K2 specialised, 2 bits int8", "hopper.cu", hopper),
+        ("K2 specialised, 2 bits accurate", "hopper.cu", hopper | {"LIMBS": 2}),
+        ("K2 specialised, 4 bits int8, groups", "hopper.cu", hopper | {"FORMAT": 1, "BLOCKS": 1, "GROUPED": 1}),
         ("K4 2 bits int8", "gemm.cu", large | {"CONVOLUTION": 1}),
         ("K5 rows, accurate", "quantize.cu", {"LIMBS": 2, "ORDER": 0, "ELEMENT": 2}),
     ]
     listed = importlib.metadata.files("nvidia-cuda-cuobjdump") or []
     tool = next(str(f.locate()) for f in listed if f.name == "cuobjdump")
     for name, source, defines in variants:
-        for arch in ARCHITECTURES:
+        for arch in ARCHITECTURES if source != "hopper.cu" else ["sm_90a"]:
             extra = {"WGMMA": int(arch == "sm_90a")} if source == "gemm.cu" else {}
             compiled = compiler.compile(source, arch, defines | extra)
             registers = max(map(int, re.findall(r"Used (\d+) registers", compiled.log)))
@@ -227,7 +229,7 @@ def machine_code() -> Iterator[dict[str, Any]]:
                 file.write(compiled.code)
                 file.flush()
                 text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-            counts = {i: len(re.findall(rf"\b{i}\b", text)) for i in ("IMMA", "HMMA", "IGMMA", "LDG", "LDL", "STL")}
+            counts = {i: len(re.findall(rf"\b{i}\b", text)) for i in COUNTED}
             row = {"kernel": name, "arch": arch, "registers": registers, "spill_bytes": spills, "instructions": counts}
             print(json.dumps(row), flush=True)
             yield row

@@ -100,13 +100,16 @@ def cuda() -> str:
     lines = [f"| kernel | {' | '.join(archs)} |", "|---" * (len(archs) + 1) + "|"]
     for name in dict.fromkeys(row["kernel"] for row in rows):
         found = {row["arch"]: row for row in rows if row["kernel"] == name}
-        lines.append(f"| {name} | {' | '.join(machine_code(found[arch]) for arch in archs)} |")
+        lines.append(
+            f"| {name} | {' | '.join(machine_code(found[arch]) if arch in found else '-' for arch in archs)} |"
+        )
     return HEAD + CUDA.replace("TABLE", "\n".join(lines))
 
 
 def machine_code(row: dict[str, Any]) -> str:
-    """Registers, and which tensor-core instructions there are."""
-    tensor = [f"{n} {name}" for name, n in row["instructions"].items() if n and name in ("IMMA", "HMMA", "IGMMA")]
+    """Registers, and how many instructions of tensor cores, copies in bulk and barriers in shared memory there are."""
+    shown = ("IMMA", "HMMA", "IGMMA", "UBLKCP", "SYNCS")
+    tensor = [f"{n} {name}" for name, n in row["instructions"].items() if n and name in shown]
     spilled = f", {row['spill_bytes']} bytes spilled" if row["spill_bytes"] else ""
     return ", ".join([f"{row['registers']} registers", *tensor]) + spilled
 
@@ -121,6 +124,7 @@ run, correctness first.
 |---|---|---|
 | K1 | `small.cu` | up to 32 samples: bound by reading the weights once; activations of 8 or 16 bits or bfloat16 |
 | K2 | `gemm.cu` | more samples: activations through shared memory; wgmma on Hopper, mma.sync elsewhere |
+| K2 | `hopper.cu` | linear layers on Hopper, on request: one warp fetches by copies in bulk, eight multiply |
 | K3 | `small.cu` | the same as K1 from a bitmap and signs, and without the tiles that hold no code |
 | K4 | `gemm.cu` | convolution as K2 over patches that are never written down; residual, ReLU, next layer's maximum |
 | K5 | `quantize.cu` | activations to bytes, one scale a sample |
@@ -129,13 +133,17 @@ They run where a layer of `pack_model(..., mode="accurate"` or `"int8")` gets CU
 whole tiles of 128, or else the reference runs (`robustq.kernels.status()` says what does). The sources are package
 data. NVRTC, which torch's CUDA builds bring along, compiles a variant at its first use; the machine code is kept in the
 user's cache folder by the hash of all that goes in. `ROBUSTQ_CUDA_ARCHS="80;90a" pip install .` builds it with nvcc
-instead. A CUDA graph may hold the kernels once each variant has run; launches go to torch's current stream.
+instead. `ROBUSTQ_CUDA_GEMM=specialised` takes `hopper.cu` (compute capability 9.0) in the place of `gemm.cu`, which
+stays the default until a GPU has shown which is faster. A CUDA graph may hold the kernels once each variant has run;
+launches go to torch's current stream.
 
 What the tests show without a GPU:
 
 - The kernels' own text runs on an emulated machine (`tests/kernels/cuda/emulator.h`: a fiber a thread, tensor-core
-  operands taken apart as the PTX ISA describes them, copies that arrive when they are waited for) and equals the
-  specification in float64 within 1e-6 of the largest output, at odd sizes, in every format and mode.
+  operands taken apart as the PTX ISA describes them; copies and products that end when they are waited for; barriers in
+  shared memory with phases and bytes) and equals the specification in float64 within 1e-6 of the largest output, at odd
+  sizes, in every format and mode. Twenty mistakes put into `hopper.cu` (a wait left out, a wrong phase, a wrong count
+  of bytes, a stage given back too early, ...) are each found, and so is a kernel that would hang.
 - Every variant compiles for every architecture without spills, and the machine code has the instructions it is written
   for. The counts below are of instructions in the code, not of their executions.
 

@@ -22,6 +22,8 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+__device__ __forceinline__ Quad load_shared(const void* pointer) { return *(const Quad*)pointer; }
+
 // 16 bytes that are read once: past the first cache, which the activations need.
 __device__ __forceinline__ Quad load_streaming(const void* pointer) {
   Quad q;
@@ -54,10 +56,12 @@ __device__ __forceinline__ u16 float_to_half(float value) {
 __device__ __forceinline__ u32 float_bits(float value) { return __float_as_uint(value); }
 __device__ __forceinline__ float bits_float(u32 bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ int round_to_int(float value) { return __float2int_rn(value); }
+__device__ __forceinline__ void opaque(i64& value) { asm volatile("" : "+l"(value)); }
 __device__ __forceinline__ int count_bits(u32 word) { return __popc(word); }
 __device__ __forceinline__ u32 shuffle_up(u32 value, int by) { return __shfl_up_sync(0xFFFFFFFFu, value, by); }
 __device__ __forceinline__ u32 shuffle_xor(u32 value, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, value, mask); }
 __device__ __forceinline__ void synchronize() { __syncthreads(); }
+__device__ __forceinline__ void synchronize_warp() { __syncwarp(); }
 __device__ __forceinline__ void raise_to(u32* place, u32 value) { atomicMax(place, value); }
 
 // d (16, 8) += a (16, 32) b (32, 8), signed bytes. Lane 4 g + t has a[h + 2 r] = rows g + 8 h, columns 16 r + 4 t ...
@@ -99,8 +103,17 @@ __device__ __forceinline__ void wait_copies() {
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
+__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most `Pending` committed groups of this warp's products are under way.
+template <int Pending>
+__device__ __forceinline__ void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
+}
+
 __device__ __forceinline__ void finish_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+  commit_products();
+  wait_products<0>();
 }
 
 // A matrix in shared memory as pieces of 8 rows x 16 bytes, each contiguous: `along` bytes from a piece to the next one
@@ -114,7 +127,7 @@ __device__ __forceinline__ void ready(u32 (&a)[4]) {
   asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
 }
 
-// Keeps reads of the sums behind `finish_products`: to the compiler the two have nothing to do with each other.
+// Keeps reads of the sums behind `wait_products`: to the compiler the two have nothing to do with each other.
 template <int N>
 __device__ __forceinline__ void settle(int (&d)[N][4]) {
 #pragma unroll
@@ -148,4 +161,54 @@ __device__ __forceinline__ void wgmma_s8(int (&d)[16][4], const u32 (&a)[4], u64
 
 #undef ROW16
 #undef ROW4
+
+// A barrier in shared memory. Its phases are numbered from 0; one is complete when `count` arrivals and all the bytes
+// that they expect have come.
+__device__ __forceinline__ void barrier_create(u64* barrier, u32 count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" : : "r"(shared_address(barrier)), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u64* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" : : "r"(shared_address(barrier)) : "memory");
+}
+
+// Arrives, and has the phase wait for the bytes of copies too.
+__device__ __forceinline__ void barrier_expect(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+               :
+               : "r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+// Waits until the last phase of this parity is complete; the one before the first has parity 1, and is.
+__device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
+  u32 complete;
+  do {
+    asm volatile(
+        "{\n.reg .pred complete;\nmbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, complete;\n}"
+        : "=r"(complete)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  } while (!complete);
+}
+
+// Copies a multiple of 16 bytes to shared memory in the background; the barrier counts them as they come.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               :
+               : "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+// Registers of each thread of a group of four warps, given back or taken.
+template <int Registers>
+__device__ __forceinline__ void lower_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(Registers));
+}
+
+template <int Registers>
+__device__ __forceinline__ void raise_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(Registers));
+}
 #endif

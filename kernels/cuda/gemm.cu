@@ -8,25 +8,14 @@
 // x: quantize.cu, ORDER 1 (LINEAR) or ORDER 2 (CONVOLUTION: rows of the product are output pixels, columns are
 // (kernel row, kernel column, padded channel), a piece of 16 bytes has one tap). LIMBS 1 or 2 planes.
 // y (rows, outputs): for a convolution that is channels-last order. scale (outputs, groups) with `group` tiles each.
-// `largest` (samples), if given, takes the largest magnitude of each sample of y as bits, for the next layer's scale.
-#include "device.cuh"
-#include "numbers.cuh"
+#include "product.cuh"
 
 #define WARPS 8
-#define TILE 128
 #define PIECES (TILE / 16)
 #define DOWN 128                          // bytes from 8 samples to the next 8
 #define ALONG (COLUMNS * 16 + 16)         // from a piece to the next along a row; the 16 spread the banks
 #define STAGE_BYTES (LIMBS * PIECES * ALONG)
 #define SETS (COLUMNS / 8)
-
-#if FORMAT == 0
-#define WORDS 4
-#define FOLD (1.0f / 64)
-#else
-#define WORDS 8
-#define FOLD (1.0f / 16)
-#endif
 
 #if CONVOLUTION
 struct Geometry {
@@ -69,10 +58,6 @@ __device__ __forceinline__ void fill(u8* stage, const u8* q, i64 plane, i64 firs
   }
 }
 
-struct Weights {
-  u32 word[WORDS];
-};
-
 __device__ __forceinline__ Weights load_weights(const u32* packed, i64 tile, bool present) {
   Weights w = {};
   const u32* from = packed + (tile * 32 + threadIdx.x % 32) * WORDS;
@@ -83,16 +68,6 @@ __device__ __forceinline__ Weights load_weights(const u32* packed, i64 tile, boo
     for (int i = 0; i < 4; ++i) w.word[4 * quad + i] = found.word[i];
   }
   return w;
-}
-
-__device__ __forceinline__ void unpack(const Weights& w, int s, u32 (&a)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#if FORMAT == 0
-    a[i] = w.word[s] << (2 * i) & 0xC0C0C0C0u;
-#else
-    a[i] = w.word[2 * s + i / 2] << (4 * (i % 2)) & 0xF0F0F0F0u;
-#endif
 }
 
 // sum += weights of a tile times the samples of a stage.
@@ -137,8 +112,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
                   int group, const float* bias, const Element* residual, Element* y, u32* largest, i64 rows,
                   int outputs, int tiles, int relu, Geometry shape) {
   u8* stages = shared_memory();
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  int block = blockIdx.y * WARPS + warp;
+  int block = blockIdx.y * WARPS + threadIdx.x / 32, own = block * 16 + threadIdx.x % 32 / 4;
   bool present = block * 16 < outputs;
   i64 first = (i64)blockIdx.x * COLUMNS;
 
@@ -146,10 +120,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #if GROUPED
   float total[SETS][4] = {};
 #endif
-  auto factor = [&](int h, int index) {
-    int output = block * 16 + g + 8 * h;
-    return output < outputs ? scale[(i64)output * groups + index] * FOLD : 0.0f;
-  };
+  Scales factor{scale, groups, outputs};
   auto value_of = [&](int set, int i) {
     float value = (float)sum[0][set][i];
     return LIMBS == 2 ? 256.0f * value + (float)sum[LIMBS - 1][set][i] : value;
@@ -176,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     multiply(sum, now, stages + tile % STAGES * STAGE_BYTES);
 #if GROUPED
     if (tile + 1 == tiles || (tile + 1) % group == 0) {
-      float row[2] = {factor(0, tile / group), factor(1, tile / group)};
+      float row[2] = {factor(own, tile / group), factor(own + 8, tile / group)};
 #pragma unroll
       for (int set = 0; set < SETS; ++set)
 #pragma unroll
@@ -189,32 +160,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
   }
   wait_copies<0>();
 
-  int output[2] = {block * 16 + g, block * 16 + g + 8};
-  float row[2] = {factor(0, 0), factor(1, 0)}, shift[2] = {0.0f, 0.0f};
-  for (int h = 0; bias && h < 2; ++h) shift[h] = output[h] < outputs ? bias[output[h]] : 0.0f;
-#pragma unroll
-  for (int set = 0; set < SETS; ++set)
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      i64 place = first + 8 * set + 2 * t + c;
-      if (place >= rows) continue;
-      float of_sample = unit[place / PER_SAMPLE];
-      u32 most = 0;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        if (output[h] >= outputs) continue;
+  Results to{unit, bias, residual, y, largest, rows, outputs, relu, PER_SAMPLE};
 #if GROUPED
-        float value = total[set][2 * h + c];
+  finish<SETS>(to, block * 16, first, [&](int set, int i) { return total[set][i]; });
 #else
-        float value = row[h] * value_of(set, 2 * h + c);
+  float row[2] = {factor(own, 0), factor(own + 8, 0)};
+  finish<SETS>(to, block * 16, first, [&](int set, int i) { return row[i / 2] * value_of(set, i); });
 #endif
-        value = value * of_sample + shift[h];
-        if (residual) value += widen(residual[place * outputs + output[h]]);
-        if (relu) value = value > 0 || value != value ? value : 0.0f;
-        y[place * outputs + output[h]] = narrow(value);
-        u32 bits = float_bits(value) & 0x7FFFFFFF;
-        most = bits > most ? bits : most;
-      }
-      if (largest) raise_to(largest + place / PER_SAMPLE, most);
-    }
 }

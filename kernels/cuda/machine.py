@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import compiler
 from .compiler import CudaError
-from .products import THREADS, Launch
+from .products import Launch
 
 OLDEST = (8, 0)  # the first capability with the tensor-core instructions used
 _SHARED_BY_DEFAULT = 48 << 10  # bytes a block may have without asking
@@ -58,7 +58,7 @@ def launch(launch: Launch, device: torch.device) -> None:
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         x, y = launch.grid
         _check(
-            driver().cuLaunchKernel(function, x, y, 1, THREADS, 1, 1, launch.shared, stream, pointers, None),
+            driver().cuLaunchKernel(function, x, y, 1, launch.threads, 1, 1, launch.shared, stream, pointers, None),
             f"launching {launch.function} on a grid of {x} x {y}",
         )
 

@@ -14,7 +14,7 @@ from .. import lowbit
 from ..ops import LIBRARY
 from . import machine, support
 from .layout import Fragments, fragments, whole_groups
-from .products import Epilogue, Window, convolution, linear
+from .products import Epilogue, Gpu, Window, convolution, linear
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # packed -> (scale, both versions, Fragments)
 
@@ -40,7 +40,7 @@ def linear_cuda(
     if zero is not None or mode == "exact" or not runs(x, in_features, scale.shape[0]):
         return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
     weight = _kept_fragments(packed, scale, bits, in_features, None)
-    y = linear(x.reshape(-1, in_features), weight, mode, machine.launch, _epilogue(bias, relu), _hopper(x))
+    y = linear(x.reshape(-1, in_features), weight, mode, machine.launch, _epilogue(bias, relu), gpu(x))
     return y.view(*x.shape[:-1], weight.outputs)
 
 
@@ -64,7 +64,7 @@ def conv2d_cuda(
         return lowbit.conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
     weight = _kept_fragments(packed, scale, bits, lowbit.kernel_columns(x.shape[1], kernel), kernel)
     pairs = [(pair[0], pair[1]) for pair in (kernel, stride, padding, dilation)]
-    return convolution(x, weight, Window(*pairs), mode, machine.launch, _epilogue(bias, relu), _hopper(x))
+    return convolution(x, weight, Window(*pairs), mode, machine.launch, _epilogue(bias, relu), gpu(x))
 
 
 def _kept_fragments(packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None) -> Fragments:
@@ -90,8 +90,11 @@ def _epilogue(bias: Tensor | None, relu: bool) -> Epilogue:
     return Epilogue(bias=None if bias is None else bias.float().contiguous(), relu=relu)
 
 
-def _hopper(x: Tensor) -> bool:
-    return torch.cuda.get_device_capability(x.device) == (9, 0)
+def gpu(x: Tensor) -> Gpu:
+    """What of the GPU that holds x decides which kernel runs."""
+    facts = torch.cuda.get_device_properties(x.device)
+    hopper = (facts.major, facts.minor) == (9, 0)
+    return Gpu(hopper, hopper and support.gemm == "specialised", facts.multi_processor_count)
 
 
 LIBRARY.impl("lowbit_linear", linear_cuda, "CUDA")

@@ -18,11 +18,13 @@ SMALL = 32  # most samples for which the weights are read once, by small.cu
 LIMBS = {"bf16": 0, "int8": 1, "accurate": 2}
 _ELEMENT = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PIECES = TILE // 16
+_TILE_ROWS = 128  # of activations in a stage of hopper.cu
+_STAGES = 4
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: `function` of the file `source`, compiled with `defines`, on a grid of blocks of `THREADS`.
+    """One kernel: `function` of the file `source`, compiled with `defines`, on a grid of blocks of `threads`.
 
     arguments: tensors (their address), None (a null pointer) and ctypes values, in the order of the kernel's.
     """
@@ -33,6 +35,21 @@ class Launch:
     grid: tuple[int, int]
     shared: int
     arguments: Sequence[Any]
+    threads: int = THREADS
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What of a GPU decides which kernel runs.
+
+    wgmma       Hopper's own instructions
+    specialised linear layers of many samples by hopper.cu in the place of gemm.cu; needs wgmma
+    processors  multiprocessors, for each of which hopper.cu has one block
+    """
+
+    wgmma: bool = False
+    specialised: bool = False
+    processors: int = 132
 
 
 Launcher = Callable[[Launch, torch.device], None]
@@ -80,7 +97,7 @@ class Epilogue:
 
 
 def linear(
-    x: Tensor, weight: Fragments, mode: str, launch: Launcher, epilogue: Epilogue = Epilogue(), wgmma: bool = False
+    x: Tensor, weight: Fragments, mode: str, launch: Launcher, epilogue: Epilogue = Epilogue(), gpu: Gpu = Gpu()
 ) -> Tensor:
     """x (samples, columns) float32, float16 or bfloat16 -> y (samples, outputs) of its dtype.
 
@@ -97,11 +114,15 @@ def linear(
     if special and not plain:
         raise ValueError("sparse weights and bfloat16 have no fused residual")
     small = special or (plain and samples <= SMALL)
-    q, plane, unit = _quantized_rows(x, weight.tiles, mode, 0 if small else 1, launch)
+    order = 0 if small else 3 if plain and gpu.specialised else 1
+    q, plane, unit = _quantized_rows(x, weight.tiles, mode, order, launch)
     if small:
-        launch(_small(y, weight, q, plane, unit, mode, epilogue, element), x.device)
+        chosen = _small(y, weight, q, plane, unit, mode, epilogue, element)
+    elif order == 3:
+        chosen = _specialised(y, weight, q, unit, mode, epilogue, element, gpu.processors)
     else:
-        launch(_large(y, weight, q, plane, unit, mode, epilogue, element, wgmma), x.device)
+        chosen = _large(y, weight, q, plane, unit, mode, epilogue, element, gpu.wgmma)
+    launch(chosen, x.device)
     return y
 
 
@@ -112,7 +133,7 @@ def convolution(
     mode: str,
     launch: Launcher,
     epilogue: Epilogue = Epilogue(),
-    wgmma: bool = False,
+    gpu: Gpu = Gpu(),
 ) -> Tensor:
     """x (n, c, h, w), weight of columns (kernel row, kernel column, c padded to 16) -> y (n, outputs, oh, ow).
 
@@ -137,20 +158,23 @@ def convolution(
             *window.dilation,
         )  # fmt: skip
         flat = y.view(-1, weight.outputs)
-        launch(_large(flat, weight, q, plane, unit, mode, epilogue, element, wgmma, shape), x.device)
+        launch(_large(flat, weight, q, plane, unit, mode, epilogue, element, gpu.wgmma, shape), x.device)
     return y.permute(0, 3, 1, 2)
 
 
 def _quantized_rows(x: Tensor, tiles: int, mode: str, order: int, launch: Launcher) -> tuple[Tensor, int, Tensor]:
     """The bytes of quantize.cu, the size of a plane of them, and the scale of each sample."""
-    limbs, rows = LIMBS[mode], -(-len(x) // 8) * 8
-    plane = rows * tiles * TILE
-    q = torch.empty(plane * (limbs or 2), dtype=torch.int8, device=x.device)
+    limbs, each = LIMBS[mode], _TILE_ROWS // LIMBS[mode] if order == 3 else 8
+    rows = -(-len(x) // each) * each
+    plane = each * 16 if order == 3 else rows * tiles * TILE
+    q = torch.empty(rows * tiles * TILE * (limbs or 2), dtype=torch.int8, device=x.device)
     unit = torch.empty(len(x), dtype=torch.float32, device=x.device)
     sizes = [ctypes.c_longlong(len(x)), ctypes.c_int(x.shape[1]), ctypes.c_int(tiles)]
     defines = {"LIMBS": limbs, "ORDER": order, "ELEMENT": _ELEMENT[x.dtype]}
     arguments = [x, *sizes, q, ctypes.c_longlong(plane), unit]
-    launch(Launch("quantize.cu", "quantize_rows", defines, (len(x), 1), 128, arguments), x.device)
+    # The tensor cores of hopper.cu read whole tiles: rows that are not there are written as zeros.
+    blocks = rows if order == 3 else len(x)
+    launch(Launch("quantize.cu", "quantize_rows", defines, (blocks, 1), 128, arguments), x.device)
     return q, plane, unit
 
 
@@ -214,3 +238,28 @@ def _large(
         shape if shape is not None else ctypes.c_int(0),
     ]  # fmt: skip
     return Launch("gemm.cu", "large_product", defines, grid, shared, arguments)
+
+
+def _specialised(
+    y: Tensor, weight: Fragments, q: Tensor, unit: Tensor, mode: str, epilogue: Epilogue, element: int, processors: int
+) -> Launch:
+    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1
+    blocks = 1 if grouped else 2  # what the registers hold
+    defines = {
+        "FORMAT": int(weight.bits == 4),
+        "LIMBS": limbs,
+        "BLOCKS": blocks,
+        "STAGES": _STAGES,
+        "GROUPED": int(grouped),
+        "ELEMENT": element,
+    }
+    height = 2 * 64 * blocks
+    tiles = -(-len(y) // (_TILE_ROWS // limbs)) * -(-weight.outputs // height)
+    stage = _TILE_ROWS * TILE + height // OUTPUTS * weight.words[0].nbytes
+    arguments = [
+        weight.words, q, unit, weight.scale, ctypes.c_int(weight.scale.shape[1]), ctypes.c_int(weight.group),
+        epilogue.bias, y, ctypes.c_longlong(len(y)), ctypes.c_int(weight.outputs), ctypes.c_int(weight.tiles),
+        ctypes.c_int(int(epilogue.relu)),
+    ]  # fmt: skip
+    grid, shared = (min(tiles, processors), 1), _STAGES * (stage + 16)
+    return Launch("hopper.cu", "specialised_product", defines, grid, shared, arguments, threads=3 * 128)

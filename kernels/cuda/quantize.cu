@@ -8,12 +8,15 @@
 // ORDER 0, for small batches: by tiles of 8 samples x 128 columns, in them by lane (4 g + t: sample g, columns
 // 16 i + 4 t ... + 3), so that a warp reads its operands as one contiguous piece. ORDER 1: row after row.
 // ORDER 2, images: x (samples, channels, height, width) by any strides -> (samples, height, width, padded channels).
+// ORDER 3, for hopper.cu: by tiles of 128 / LIMBS samples x 128 columns, in them by pieces of 16 columns, in these the
+// high bytes of each sample, then (`plane` bytes on) the low ones.
 #include "device.cuh"
 #include "numbers.cuh"
 
 #define THREADS 256
 #define TILE 128
 #define SMALLEST 1e-30f
+#define ROWS (128 / LIMBS)  // of a tile of ORDER 3
 
 // The largest magnitude as bits: they order like the values, with infinity and NaN above all. Every thread gets it.
 __device__ __forceinline__ u32 largest_of_block(u32 mine) {
@@ -69,12 +72,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (threadIdx.x == 0 && real) scale[row] = unit;
 #endif
   for (int four = threadIdx.x; four < tiles * (TILE / 4); four += THREADS) {
-    int k = 4 * four, tile = k / TILE, step = k % TILE / 32, half = k % 32 / 16, t = k % 16 / 4;
+    int k = 4 * four;
     float value[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) value[j] = real && k + j < columns ? widen(from[k + j]) : 0.0f;
-    i64 place = ORDER == 0 ? (((row / 8) * tiles + tile) * 32 + row % 8 * 4 + t) * 32 + step * 8 + half * 4
-                           : row * tiles * TILE + k;
+#if ORDER == 0
+    int tile = k / TILE, step = k % TILE / 32, half = k % 32 / 16, t = k % 16 / 4;
+    i64 place = (((row / 8) * tiles + tile) * 32 + row % 8 * 4 + t) * 32 + step * 8 + half * 4;
+#elif ORDER == 1
+    i64 place = row * tiles * TILE + k;
+#else
+    i64 place = (((row / ROWS) * tiles + k / TILE) * (TILE / 16) + k % TILE / 16) * 128 * 16 + row % ROWS * 16 + k % 16;
+#endif
 #if LIMBS
     u32 high, low;
     to_bytes(value, inverse, &high, &low);

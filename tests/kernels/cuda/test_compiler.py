@@ -30,6 +30,8 @@ SLOW = [
     ("gemm.cu", LARGE | {"CONVOLUTION": 0, "GROUPED": 1, "FORMAT": 1, "LIMBS": 2, "COLUMNS": 64}),
 ]
 
+HOPPER = {"FORMAT": 0, "LIMBS": 1, "BLOCKS": 2, "STAGES": 4, "GROUPED": 0, "ELEMENT": 2}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def nvrtc() -> None:
@@ -58,7 +60,32 @@ def disassembly(code: bytes, folder: Path) -> str:
 )
 def test_it_compiles_without_spilling(name: str, defines: dict[str, int], arch: str) -> None:
     extra = {"WGMMA": int(arch == "sm_90a")} if name == "gemm.cu" else {}
-    compiled = compiler.compile(name, arch, defines | extra)
+    check(compiler.compile(name, arch, defines | extra))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"FORMAT": 1, "LIMBS": 2, "BLOCKS": 1, "GROUPED": 1},
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ({"LIMBS": 2}, {"BLOCKS": 1, "GROUPED": 1, "ELEMENT": 0})),
+    ],
+    ids=str,
+)
+def test_the_specialised_kernel_compiles_for_hopper(own: dict[str, int], tmp_path: Path) -> None:
+    defines = HOPPER | own
+    compiled = compiler.compile("hopper.cu", "sm_90a", defines)
+    check(compiled)
+    assert "setmaxnreg" not in compiled.log  # what the assembler names when it ignores it
+    text = disassembly(compiled.code, tmp_path)
+    counts = {name: len(re.findall(rf"\b{name}\b", text)) for name in ("IGMMA", "UBLKCP", "USETMAXREG", "LDL", "STL")}
+    assert counts == {"IGMMA": 4 * defines["BLOCKS"], "UBLKCP": 2, "USETMAXREG": 2, "LDL": 0, "STL": 0}
+    assert re.search(r"SYNCS\.PHASECHK\S*TRYWAIT", text)
+    # Nothing but the products, or their operands, between two waits for them: both blocks are under way at once.
+    assert len(re.findall(r"WARPGROUP\.DEPBAR", text)) == defines["BLOCKS"] + 1 + defines["GROUPED"]
+
+
+def check(compiled: compiler.Compiled) -> None:
     assert compiled.code.startswith(b"\x7fELF")
     spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", compiled.log)
     assert spilled

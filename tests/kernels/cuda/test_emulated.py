@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from robustq.kernels import lowbit, reference
 from robustq.kernels.cuda.layout import Fragments, fragments
-from robustq.kernels.cuda.products import Epilogue, Launcher, Window, convolution, linear
+from robustq.kernels.cuda.products import Epilogue, Gpu, Launcher, Window, convolution, linear
 
 HIGHEST = {2: 1, 4: 7}
 CLOSE = 1e-6  # of the largest output: the products are exact, what is left is the rounding of float32
@@ -63,7 +63,7 @@ def test_a_linear_layer_equals_its_specification(
     codes = drawn_codes((outputs, columns), bits, bool(storage))
     scale, bias, x = torch.rand(groups, outputs) + 0.1, torch.randn(outputs), torch.randn(samples, columns)
     weight = fragments(codes, scale, bits, **storage)
-    y = linear(x, weight, mode, emulate, Epilogue(bias=bias, relu=True), wgmma=wgmma)
+    y = linear(x, weight, mode, emulate, Epilogue(bias=bias, relu=True), Gpu(wgmma=wgmma))
     assert error(y, expected(x, codes, scale, mode, bias)) < CLOSE
 
 
@@ -89,7 +89,7 @@ def test_a_convolution_with_a_residual_equals_its_specification(
     wanted = (wanted + residual).relu()
     largest = torch.zeros(shape[0], dtype=torch.int32)
     epilogue = Epilogue(bias=bias, residual=residual, relu=True, largest=largest)
-    y = convolution(x, fragments(flat, scale, bits), window, mode, emulate, epilogue, wgmma=wgmma)
+    y = convolution(x, fragments(flat, scale, bits), window, mode, emulate, epilogue, Gpu(wgmma=wgmma))
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert error(y, wanted) < CLOSE
     assert torch.equal(largest.view(torch.float32), y.abs().amax((1, 2, 3)))
