@@ -1,238 +1,268 @@
-"""All that needs a GPU, in one run: are the CUDA kernels right, and how fast are they?
+"""All that needs a GPU, in one run of less than ten minutes: are the CUDA kernels right, and how fast are they?
 
     python benchmarks/gpu.py --json gpu.json          # a GPU: correctness, then timings
     python benchmarks/gpu.py --code --json code.json  # no GPU: registers and instructions of the machine code
 
-Correctness: every kernel in all its variants against float64, on shapes that fit nothing. Timings: medians over
-CUDA graphs that run through weights of more than the second-level cache, beside torch bfloat16 (cuBLAS) and a plain
-copy, which gives the bandwidth that is to be had.
+Every part runs in a process of its own with a time limit, so that a crash or a kernel that hangs costs nothing but that
+part; what was found is written after each. hopper.cu, which is not the default, comes after all else. The exit status
+is 1 where something is wrong, crashed or hung. From a checkout that is not installed:
+`mkdir site && ln -s $PWD site/robustq && PYTHONPATH=site python benchmarks/gpu.py`.
 """
 
 import argparse
-import importlib.metadata
+import importlib.util
 import json
-import re
+import os
+import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+NEEDED = ("torch", "numpy", "platformdirs")
+SANITIZER = "compute-sanitizer"
+LEAST = 5.0  # seconds for which a part is worth starting
+STUCK = ", and it does not end"
+Row = dict[str, Any]
 
-from robustq.kernels import lowbit, lowbit_ops, reference
-from robustq.kernels.cuda import compiler, machine, support
-from robustq.kernels.cuda.layout import fragments
-from robustq.kernels.cuda.ops import gpu
-from robustq.kernels.cuda.products import Epilogue, Window, convolution, linear
 
-HIGHEST = {2: 1, 4: 7}
-ROTATED = 128 << 20  # bytes of weights in one graph: twice the second-level cache of the largest GPU there is
-SHAPES = [(4096, 4096), (11008, 4096), (8192, 28672)]
-BATCHES = [1, 8, 32, 128, 512, 2048]
-COUNTED = ("IMMA", "HMMA", "IGMMA", "LDG", "UBLKCP", "SYNCS", "LDL", "STL")
-ARCHITECTURES = ["sm_80", "sm_89", "sm_90a", "sm_100", "sm_120"]
+@dataclass(frozen=True)
+class Part:
+    """seconds: its limit; needs: parts that must have ended well (a timing of wrong results means nothing)."""
+
+    name: str
+    seconds: float
+    needs: tuple[str, ...] = ()
+    under: tuple[str, ...] = ()  # a tool that runs it
+    run: str = ""  # the part that the tool runs
+
+
+PARTS = (
+    Part("compile", 150),
+    Part("right: linear", 100),
+    Part("right: convolutions", 60),
+    Part("right: situations", 60),
+    Part("speed: copies", 30),
+    Part("speed: linear", 120, ("right: linear",)),
+    Part("speed: convolutions", 60, ("right: convolutions",)),
+    Part("right: specialised", 60),
+    Part("speed: specialised", 100, ("right: specialised",)),
+    Part("memory", 120, under=(SANITIZER, "--tool", "memcheck", "--error-exitcode", "9"), run="right: situations"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", action="store_true", help="machine code only; needs no GPU")
-    parser.add_argument("--json", help="write what was found to this file")
-    parser.add_argument("--repeats", type=int, default=20, help="runs of each graph")
+    parser.add_argument("--json", help="write what was found to this file, after every part")
+    parser.add_argument("--seconds", type=float, default=560, help="for all parts together")
+    parser.add_argument(
+        "--only", action="append", help="this part alone; may be repeated", choices=[p.name for p in PARTS]
+    )
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.code:
-        found: dict[str, Any] = {"code": list(machine_code())}
+    if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"not installed: {', '.join(absent)}")
+    if chosen.part:
+        child(chosen.part, chosen.json)
+    elif chosen.code:
+        from gpu_code import machine_code
+
+        save(chosen.json, {"code": list(machine_code())})
     else:
-        if (missing := support.reason()) is not None:
-            raise SystemExit(f"no GPU kernels here: {missing}")
-        device = torch.device("cuda")
-        found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-        found["errors"] = list(errors(device))
-        found["copy_bytes_per_second"] = copy_bandwidth(chosen.repeats)
-        found["linear"] = list(linear_timings(device, chosen.repeats, found["copy_bytes_per_second"]))
-        found["convolution"] = list(convolution_timings(device, chosen.repeats))
-    if chosen.json:
-        Path(chosen.json).write_text(json.dumps(found, indent=2) + "\n")
-    if any(not row["right"] for row in found.get("errors", ())):
-        raise SystemExit("a kernel is wrong: no timing of it means anything")
+        measure(chosen)
 
 
-def errors(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Largest error of each variant relative to the largest output."""
+def measure(chosen: argparse.Namespace) -> None:
+    """All parts, or those that are asked for."""
+    parts = [part for part in PARTS if not chosen.only or part.name in chosen.only]
+    found = {"device": device_name(), "parts": {}}
+    run_all(parts, found, chosen.seconds, command, lambda: save(chosen.json, found))
+    print("\n".join(["", *verdicts(found["parts"])]))
+    if any(bad(result) for result in found["parts"].values()):
+        raise SystemExit(1)
+
+
+def device_name() -> str:
+    import torch
+
+    from robustq.kernels.cuda import support
+
+    if (missing := support.reason()) is not None:
+        raise SystemExit(f"no GPU kernels here: {missing}")
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+
+
+def save(path: str | None, found: Any) -> None:
+    if path:
+        Path(path).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def command(part: Part, rows: str) -> list[str] | None:
+    """What runs a part, which writes its rows to a file; None where its tool is not there."""
+    tool = list(part.under)
+    if tool:
+        place = shutil.which(tool[0]) or shutil.which(f"/usr/local/cuda/bin/{tool[0]}")
+        if place is None:
+            return None
+        tool[0] = place
+    return [*tool, sys.executable, __file__, "--part", part.run or part.name, "--json", rows]
+
+
+def run_all(
+    parts: Sequence[Part],
+    found: Row,
+    seconds: float,
+    command_of: Callable[[Part, str], list[str] | None],
+    saved: Callable[[], None],
+) -> None:
+    """Runs the parts one after the other and adds to found["parts"] each one's status, seconds and rows."""
+    end = time.monotonic() + seconds
+    for part in parts:
+        left, before = end - time.monotonic(), found["parts"]
+        unmet = [name for name in part.needs if name in before and bad(before[name])]
+        if unmet:
+            result: Row = {"status": f"skipped: {', '.join(unmet)} went wrong"}
+        elif any(result["status"].endswith(STUCK) for result in before.values()):
+            result = {"status": "skipped: a process still has the GPU"}
+        elif left < LEAST:
+            result = {"status": "skipped: no time left"}
+        else:
+            result = run_part(part, min(part.seconds, left), command_of)
+        found["parts"][part.name] = result
+        print(f"== {part.name}: {result['status']} ({result.get('seconds', 0):.0f} s)", flush=True)
+        saved()
+
+
+def run_part(part: Part, seconds: float, command_of: Callable[[Part, str], list[str] | None]) -> Row:
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        rows, log = Path(folder) / "rows", Path(folder) / "log"
+        arguments = command_of(part, str(rows))
+        if arguments is None:
+            return {"status": f"skipped: there is no {part.under[0]}"}
+        with log.open("w") as errors:
+            process = subprocess.Popen(arguments, stderr=errors)
+            try:
+                code = process.wait(seconds)
+                status = "done" if code == 0 else f"failed with exit status {code}"
+            except subprocess.TimeoutExpired:
+                status = f"hung: killed after {seconds:.0f} s"
+                process.kill()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    status += STUCK
+        lines = rows.read_text().splitlines() if rows.exists() else []
+        result: Row = {"status": status, "seconds": time.monotonic() - begin, "rows": [json.loads(x) for x in lines]}
+        if status != "done":
+            result["log"] = log.read_text(errors="replace").splitlines()[-25:]
+            print("\n".join(result["log"]), flush=True)
+        return result
+
+
+def bad(result: Row) -> bool:
+    """Whether a part went wrong; one that was left out did not."""
+    if result["status"].startswith("skipped"):
+        return False
+    return result["status"] != "done" or not all(row.get("right", True) for row in result.get("rows", ()))
+
+
+def child(name: str, rows: str) -> None:
+    """One part, in a process of its own: each row to the file as soon as it is known."""
+    import torch
+
+    device = torch.device("cuda")
     torch.manual_seed(0)
-    for bits, mode in [(2, "int8"), (2, "accurate"), (2, "bf16"), (4, "int8"), (4, "accurate")]:
-        for samples in (1, 7, 16, 33, 130, 1000):
-            for outputs, columns, groups in [(16, 128, 1), (77, 1500, 1), (300, 512, 4)]:
-                for storage in ({}, {"bitmap": True}, {"listed": True}, {"bitmap": True, "listed": True}):
-                    if storage and bits == 4:
-                        continue
-                    yield report(one_linear(device, bits, mode, samples, outputs, columns, groups, storage))
-    for bits, mode in [(2, "int8"), (2, "accurate"), (4, "int8")]:
-        for n, channels, side, outputs, kernel, stride in [
-            (2, 3, 9, 20, 3, 1),
-            (65, 16, 32, 16, 3, 2),
-            (3, 64, 8, 130, 1, 1),
-        ]:
-            yield report(one_convolution(device, bits, mode, n, channels, side, outputs, kernel, stride))
+    with open(rows, "w", buffering=1) as file:
+        for row in rows_of(name, device):
+            file.write(json.dumps(row) + "\n")
+            if "right" in row:
+                print(f"{'ok' if row['right'] else 'WRONG':6}{row['error']:.1e}  {row['case']}", flush=True)
+            else:
+                print(json.dumps(row), flush=True)
+        torch.cuda.synchronize()
 
 
-def one_linear(
-    device: torch.device, bits: int, mode: str, samples: int, outputs: int, columns: int, groups: int,
-    storage: dict[str, bool],
-) -> dict[str, Any]:  # fmt: skip
-    codes = torch.randint(-HIGHEST[bits], HIGHEST[bits] + 1, (outputs, columns), dtype=torch.int8, device=device)
-    if storage:
-        codes[torch.rand(codes.shape, device=device) < 0.9] = 0
-        codes[:16, :128] = 0
-    scale = torch.rand(groups, outputs, device=device) + 0.1
-    x, bias = torch.randn(samples, columns, device=device), torch.randn(outputs, device=device)
-    weight = fragments(codes, scale, bits, **storage)
-    y = linear(x, weight, mode, machine.launch, Epilogue(bias=bias), gpu(x))
-    values = x.bfloat16() if mode == "bf16" else lowbit.rounded(x, mode, (-1,))
-    dense = codes.double() * reference.spread(scale.T, outputs, columns).double()
-    case = f"linear {bits} bits {mode} {samples}x{columns}->{outputs} groups {groups} {'+'.join(storage) or 'dense'}"
-    return {"case": case, "error": relative(y, values.double() @ dense.T + bias.double())}
+def rows_of(name: str, device: Any) -> Iterator[Row]:
+    import gpu_right
+    import gpu_speed
+
+    return {
+        "compile": compile_all,
+        "right: linear": gpu_right.linear_layers,
+        "right: convolutions": gpu_right.convolutions,
+        "right: situations": gpu_right.situations,
+        "right: specialised": gpu_right.specialised,
+        "speed: copies": gpu_speed.copies,
+        "speed: linear": gpu_speed.linear_layers,
+        "speed: convolutions": gpu_speed.convolutions,
+        "speed: specialised": gpu_speed.specialised,
+    }[name](device)
 
 
-def one_convolution(
-    device: torch.device, bits: int, mode: str, n: int, channels: int, side: int, outputs: int, kernel: int, stride: int
-) -> dict[str, Any]:
-    window = Window((kernel, kernel), (stride, stride), (kernel // 2, kernel // 2), (1, 1))
-    shape = (outputs, channels, kernel, kernel)
-    codes = torch.randint(-HIGHEST[bits], HIGHEST[bits] + 1, shape, dtype=torch.int8, device=device)
-    scale = torch.rand(1, outputs, device=device) + 0.1
-    x = torch.randn(n, channels, side, side, device=device)
-    flat = F.pad(codes.permute(0, 2, 3, 1), (0, -channels % 16)).reshape(outputs, -1)
-    y = convolution(x, fragments(flat, scale, bits), window, mode, machine.launch, gpu=gpu(x))
-    dense = (codes * scale.view(-1, 1, 1, 1)).double()
-    wanted = F.conv2d(lowbit.rounded(x, mode, (1, 2, 3)).double(), dense, None, window.stride, window.padding)
-    case = f"convolution {bits} bits {mode} {n}x{channels}x{side}x{side}->{outputs}, {kernel}x{kernel} by {stride}"
-    return {"case": case, "error": relative(y, wanted)}
+def compile_all(device: Any) -> Iterator[Row]:
+    """The variants that are launched, on all processors at once, into the cache that every part reads."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from robustq.kernels.cuda import compiler, machine
+
+    arch = machine.architecture(device)
+    lines = [line for line in compiler.source("variants.txt").splitlines() if "ELEMENT=1" not in line]
+    asked = [(line, arch) for line in lines if arch == "sm_90a" or not line.startswith("hopper.cu")]
+    with ProcessPoolExecutor(min(8, os.cpu_count() or 1), get_context("spawn")) as pool:
+        sizes = list(pool.map(compile_line, asked))
+    yield {"variants": len(sizes), "bytes": sum(sizes)}
 
 
-def report(row: dict[str, Any]) -> dict[str, Any]:
-    row["right"] = row["error"] < 1e-5
-    print(f"{'ok' if row['right'] else 'WRONG':6}{row['error']:.1e}  {row['case']}", flush=True)
-    return row
+def compile_line(asked: tuple[str, str]) -> int:
+    from robustq.kernels.cuda import machine
+
+    line, arch = asked
+    source, *settings = line.split()
+    defines = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+    if source == "gemm.cu":
+        defines["WGMMA"] = int(arch == "sm_90a")
+    return len(machine.machine_code(source, arch, defines))
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted).abs().max() / wanted.abs().max())
+def verdicts(parts: dict[str, Row]) -> Iterator[str]:
+    """What the run says, a line each: what is right, the targets, and which kernel should be the default."""
+    checked = [row for result in parts.values() for row in result.get("rows", ()) if "right" in row]
+    wrong = [row for row in checked if not row["right"]]
+    yield f"right: {len(checked) - len(wrong)} of {len(checked)} cases"
+    yield from (f"WRONG: {row['case']}: {row['error']:.1e}" for row in wrong[:20])
+    yield from (f"{name}: {result['status']}" for name, result in parts.items() if result["status"] != "done")
+    yield from targets(parts)
+    if pairs := parts.get("speed: specialised", {}).get("rows"):
+        ratios = [row["gemm.cu"] / row["hopper.cu"] for row in pairs]
+        mean = statistics.geometric_mean(ratios)
+        spread = f"geometric mean of {len(ratios)}, from {min(ratios):.2f} to {max(ratios):.2f}"
+        better = "hopper.cu" if mean > 1 else "gemm.cu"
+        yield f"hopper.cu is {mean:.2f} times as fast as gemm.cu ({spread}): the default should be {better}"
 
 
-def microseconds(works: Sequence[Callable[[], object]], repeats: int) -> float:
-    """Median time of one of the works, which a graph runs through one after the other."""
-    for work in works:
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for work in works:
-            work()
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000 / len(works))
-    return statistics.median(times[1:])
-
-
-def copy_bandwidth(repeats: int) -> float:
-    """Bytes read and written in a second by torch's copy of 1 GiB."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / (microseconds([partial(target.copy_, source)], repeats) * 1e-6)
-
-
-def linear_timings(device: torch.device, repeats: int, bandwidth: float) -> Iterator[dict[str, Any]]:
-    for outputs, columns in SHAPES:
-        dense = torch.randn(outputs, columns, device=device, dtype=torch.bfloat16)
-        for batch in BATCHES:
-            x = torch.randn(batch, columns, device=device, dtype=torch.bfloat16)
-            many = [dense.clone() for _ in range(max(1, ROTATED // (dense.numel() * 2)))]
-            row: dict[str, Any] = {"outputs": outputs, "columns": columns, "batch": batch, "us": {}}
-            row["us"]["torch bf16"] = microseconds([partial(F.linear, x, w) for w in many], repeats)
-            del many
-            for bits, mode in [(2, "int8"), (2, "accurate"), (2, "bf16"), (4, "int8")]:
-                if mode == "bf16" and batch > 32:
-                    continue
-                size = outputs * columns * bits // 8
-                codes = torch.randint(-1, 2, (outputs, columns), dtype=torch.int8, device=device)
-                weights = [
-                    fragments(codes, torch.ones(1, outputs, device=device), bits)
-                    for _ in range(max(1, ROTATED // size))
-                ]
-                works = [partial(linear, x, w, mode, machine.launch, gpu=gpu(x)) for w in weights]
-                us = microseconds(works, repeats)
-                row["us"][f"{bits} bits {mode}"] = us
-                row.setdefault("share_of_copy_bandwidth", {})[f"{bits} bits {mode}"] = size / (us * 1e-6) / bandwidth
-            print(json.dumps(row), flush=True)
-            yield row
-
-
-def convolution_timings(device: torch.device, repeats: int) -> Iterator[dict[str, Any]]:
-    """The 3x3 convolutions of a ResNet-18 on CIFAR shapes against torch's in bfloat16, channels last."""
-    for channels, side in [(64, 32), (128, 16), (256, 8), (512, 4)]:
-        for batch in (1, 64, 1024):
-            x = torch.randn(batch, channels, side, side, device=device, dtype=torch.bfloat16)
-            x = x.contiguous(memory_format=torch.channels_last)
-            dense = torch.randn(channels, channels, 3, 3, device=device, dtype=torch.bfloat16)
-            dense = dense.contiguous(memory_format=torch.channels_last)
-            row: dict[str, Any] = {"channels": channels, "side": side, "batch": batch, "us": {}}
-            row["us"]["torch bf16"] = microseconds([partial(F.conv2d, x, dense, padding=1)], repeats)
-            codes = torch.randint(-1, 2, (channels, channels, 3, 3), dtype=torch.int8, device=device)
-            packed, scale = lowbit.pack_kernel(codes, 2), torch.ones(1, channels, device=device)
-            window = ([3, 3], [1, 1], [1, 1], [1, 1], 1)
-            for mode in ("int8", "accurate"):
-                work = partial(lowbit_ops.lowbit_conv2d, x, packed, scale, None, 2, *window, mode)
-                row["us"][f"2 bits {mode}"] = microseconds([work], repeats)
-            print(json.dumps(row), flush=True)
-            yield row
-
-
-def machine_code() -> Iterator[dict[str, Any]]:
-    """Registers, spills and tensor-core instructions of the main variants for every architecture."""
-    small = {"FORMAT": 0, "LIMBS": 1, "SETS": 1, "BLOCKS": 2, "LISTED": 0, "ELEMENT": 2}
-    large = {"FORMAT": 0, "LIMBS": 1, "COLUMNS": 128, "STAGES": 3, "GROUPED": 0, "CONVOLUTION": 0, "ELEMENT": 2}
-    hopper = {"FORMAT": 0, "LIMBS": 1, "BLOCKS": 2, "STAGES": 4, "GROUPED": 0, "ELEMENT": 2}
-    variants = [
-        ("K1 2 bits int8, batch 1-8", "small.cu", small),
-        ("K1 2 bits accurate, batch 1-8", "small.cu", small | {"LIMBS": 2}),
-        ("K1 2 bits bf16, batch 1-8", "small.cu", small | {"LIMBS": 0}),
-        ("K1 4 bits accurate, batch 17-32", "small.cu", small | {"FORMAT": 1, "LIMBS": 2, "SETS": 4, "BLOCKS": 1}),
-        ("K3 bitmap int8, batch 1-8", "small.cu", small | {"FORMAT": 2, "BLOCKS": 1}),
-        ("K2 2 bits int8", "gemm.cu", large),
-        ("K2 2 bits accurate", "gemm.cu", large | {"LIMBS": 2, "STAGES": 2}),
-        ("K2 4 bits int8, groups", "gemm.cu", large | {"FORMAT": 1, "GROUPED": 1}),
-        ("K2 specialised, 2 bits int8", "hopper.cu", hopper),
-        ("K2 specialised, 2 bits accurate", "hopper.cu", hopper | {"LIMBS": 2}),
-        ("K2 specialised, 4 bits int8, groups", "hopper.cu", hopper | {"FORMAT": 1, "BLOCKS": 1, "GROUPED": 1}),
-        ("K4 2 bits int8", "gemm.cu", large | {"CONVOLUTION": 1}),
-        ("K5 rows, accurate", "quantize.cu", {"LIMBS": 2, "ORDER": 0, "ELEMENT": 2}),
-    ]
-    listed = importlib.metadata.files("nvidia-cuda-cuobjdump") or []
-    tool = next(str(f.locate()) for f in listed if f.name == "cuobjdump")
-    for name, source, defines in variants:
-        for arch in ARCHITECTURES if source != "hopper.cu" else ["sm_90a"]:
-            extra = {"WGMMA": int(arch == "sm_90a")} if source == "gemm.cu" else {}
-            compiled = compiler.compile(source, arch, defines | extra)
-            registers = max(map(int, re.findall(r"Used (\d+) registers", compiled.log)))
-            spills = sum(map(int, re.findall(r"(\d+) bytes spill", compiled.log)))
-            with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-                file.write(compiled.code)
-                file.flush()
-                text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-            counts = {i: len(re.findall(rf"\b{i}\b", text)) for i in COUNTED}
-            row = {"kernel": name, "arch": arch, "registers": registers, "spill_bytes": spills, "instructions": counts}
-            print(json.dumps(row), flush=True)
-            yield row
+def targets(parts: dict[str, Row]) -> Iterator[str]:
+    """K1: 80% of the bandwidth of a copy and 6 times cuBLAS bfloat16; K2: 1.3 times cuBLAS."""
+    copy = next(iter(parts.get("speed: copies", {}).get("rows", ())), {}).get("bytes_per_second")
+    rows = parts.get("speed: linear", {}).get("rows", ())
+    torch_us = {(r["outputs"], r["columns"], r["batch"]): r["us"] for r in rows if r["kernel"] == "torch bf16"}
+    for row in rows:
+        place = (row["outputs"], row["columns"], row["batch"])
+        if row["kernel"] != "2 bits int8" or place not in torch_us:
+            continue
+        times, shape = torch_us[place] / row["us"], f"{place[0]}x{place[1]} batch {place[2]}, 2 bits int8"
+        if place[2] <= 8:
+            share = f", {row['bytes_per_second'] / copy:.0%} of a copy's bandwidth (target 80%)" if copy else ""
+            yield f"K1 {shape}: {times:.1f} times cuBLAS bf16 (target 6){share}"
+        elif place[2] >= 512:
+            yield f"K2 {shape}: {times:.2f} times cuBLAS bf16 (target 1.3)"
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ CUDA = """# CUDA kernels
 
 Packed layers of two and four bits on NVIDIA GPUs from compute capability 8.0 on. **No GPU has run them yet**: no timing
 is known. What is known without one is below; `python benchmarks/gpu.py --json gpu.json` does the rest on a GPU in one
-run, correctness first.
+run of less than ten minutes: correctness first, every part in a process of its own with a time limit.
 
 | kernel | file | what it does |
 |---|---|---|

@@ -101,7 +101,8 @@ def linear(
 ) -> Tensor:
     """x (samples, columns) float32, float16 or bfloat16 -> y (samples, outputs) of its dtype.
 
-    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or, for two-bit codes, "bf16".
+    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or, for two-bit codes, "bf16" (not from a
+    bitmap).
     """
     samples = len(x)
     y = x.new_empty(samples, weight.outputs)
@@ -111,6 +112,8 @@ def linear(
     # Sparse weights and bfloat16 have no kernel for many samples: they are read once for every `SMALL` of them.
     plain = epilogue.residual is None and epilogue.largest is None
     special = weight.signs is not None or weight.tile_start is not None or not LIMBS[mode]
+    if weight.signs is not None and not LIMBS[mode]:
+        raise ValueError("a bitmap has no products in bfloat16")
     if special and not plain:
         raise ValueError("sparse weights and bfloat16 have no fused residual")
     small = special or (plain and samples <= SMALL)

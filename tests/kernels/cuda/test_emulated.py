@@ -133,6 +133,12 @@ def test_no_samples_launch_nothing() -> None:
     assert linear(torch.empty(0, 300), weight, "int8", forbidden).shape == (0, 40)
 
 
+def test_a_bitmap_refuses_bfloat16(emulate: Launcher) -> None:
+    weight = fragments(drawn_codes((16, 128), 2, True), torch.ones(1, 16), 2, bitmap=True)
+    with pytest.raises(ValueError, match="no products in bfloat16"):
+        linear(torch.randn(2, 128), weight, "bf16", emulate)
+
+
 def test_sparse_weights_refuse_a_residual(emulate: Launcher) -> None:
     codes = drawn_codes((16, 128), 2, True)
     weight = fragments(codes, torch.ones(1, 16), 2, bitmap=True)
