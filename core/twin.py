@@ -48,7 +48,7 @@ class ChannelsLast(nn.Module):
 def twin(checkpoint: Checkpoint, model: Classifier, probe: Tensor, mode: str | None = None) -> Twin | None:
     """The model packed in a mode, by default the first that its codes have; None where no layer can be packed.
 
-    The integer modes are fused (`robustq.kernels.fuse`) and so evaluate whatever mode they are put in. probe
+    What can be is fused (`robustq.kernels.fuse`) and so evaluates whatever mode it is put in. probe
     (n, c, h, w) tells whether a network can be fused and can run channels last.
     """
     if any(not layer.silent for layer in noises(model)):
@@ -56,17 +56,17 @@ def twin(checkpoint: Checkpoint, model: Classifier, probe: Tensor, mode: str | N
     for wanted in (mode,) if mode else MODES:
         if codes := _codes(checkpoint, model, MOST_LEVELS[wanted]):
             net = pack_model(model.net, codes, wanted)
-            if wanted != "exact" and len(probe):
+            if len(probe):
                 net = fuse(net.eval(), (probe[:4].to(model.mean.device) - model.mean) / model.std)
             made = Classifier(net, None, None)
             made.mean, made.std = model.mean, model.std
-            return Twin(wanted, len(codes), made if wanted == "exact" else _channels_last(made, probe))
+            return Twin(wanted, len(codes), _channels_last(made, probe))
     return None
 
 
 def _channels_last(made: Classifier, probe: Tensor) -> nn.Module:
     """Channels last where there are convolutions and the network does not mind, as `view` of their outputs would."""
-    if not len(probe) or not any(isinstance(layer, PackedConv2d | PackedNetwork) for layer in made.modules()):
+    if not len(probe) or not any(_prefers_last(layer) for layer in made.modules()):
         return made
     changed = ChannelsLast(made)
     with frozen(changed), torch.no_grad():
@@ -75,6 +75,10 @@ def _channels_last(made: Classifier, probe: Tensor) -> nn.Module:
         except RuntimeError:
             return made
     return changed
+
+
+def _prefers_last(layer: nn.Module) -> bool:
+    return isinstance(layer, PackedNetwork) or (isinstance(layer, PackedConv2d) and layer.mode != "exact")
 
 
 def facts(checkpoint: Checkpoint, model: nn.Module, found: Twin, data: Dataset, *, alone: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .network_ops import lowbit_network
 from .packed import Packed
 from .patterns import added, foldable, is_relu, norm_factors, only_user, pooling, pure, shape, shortcut, watched
 
-NEAR = {"accurate": 5e-4, "int8": 0.1}  # of the largest output: how far rounding in another order may lead
+NEAR = {"exact": 1e-4, "accurate": 5e-4, "int8": 0.1}  # of the largest output: where another order of sums may lead
 
 
 class PackedNetwork(nn.Module):
@@ -55,10 +55,11 @@ class PackedNetwork(nn.Module):
 def fuse(net: nn.Module, example: Tensor) -> nn.Module:
     """A network that answers as `net` in evaluation mode does, from fewer calls; `net` itself where that cannot be.
 
-    net      from `pack_model` in an integer mode, evaluating (nothing is fused while it is training)
+    net      from `pack_model`, evaluating (nothing is fused while it is training; in mode "exact", on the CPU only)
     example  (n, c, h, w) that both are compared on: equal up to float32 and, through that, the rounding of activations
     """
-    layers = [m for m in net.modules() if isinstance(m, PackedConv2d) and m.mode != "exact"]
+    layers = [m for m in net.modules() if isinstance(m, PackedConv2d)]
+    layers = [m for m in layers if m.mode != "exact"] or [m for m in layers if m.even() and m.packed.is_cpu]
     if not layers or any(m.training or watched(m) for m in net.modules()):
         return net
     mode = layers[0].mode
@@ -70,7 +71,7 @@ def fuse(net: nn.Module, example: Tensor) -> nn.Module:
         return net
     if not pure(made):
         return net
-    Fusion(made).run()
+    Fusion(made, mode).run()
     with torch.no_grad():
         wanted, found = net(example), made(example)
     if not isinstance(wanted, Tensor) or found.shape != wanted.shape:
@@ -101,6 +102,7 @@ class Fusion:
     """The rewriting of one traced network."""
 
     made: fx.GraphModule
+    mode: str
     links: dict[fx.Node, Link] = field(default_factory=dict)  # by what they make
     taken: set[fx.Node] = field(default_factory=set)
     count: int = 0
@@ -148,7 +150,7 @@ class Fusion:
         module = self.module(node)
         if not node.args or not isinstance(node.args[0], fx.Node) or len(shape(node)) != 4:
             return None
-        if isinstance(module, PackedConv2d) and module.mode != "exact" and len(node.args) == 1:
+        if isinstance(module, PackedConv2d) and module.mode == self.mode and module.even() and len(node.args) == 1:
             return self.convolution(node, module)
         if is_relu(node, module):
             return Link([node.args[0]], node, [node], lambda slots, target: Relu(slots[0], target))
@@ -163,7 +165,8 @@ class Fusion:
         return None
 
     def convolution(self, node: fx.Node, layer: PackedConv2d) -> Link:
-        scale, bias = layer.scale[0].double(), torch.zeros(layer.matrix[0], dtype=torch.float64)
+        packed, scale = layer.integers()
+        scale, bias = scale.double(), torch.zeros(layer.matrix[0], dtype=torch.float64)
         if layer.bias is not None:
             bias = layer.bias.detach().double()
         bias, last, absorbed = bias.to(scale.device), node, [node]
@@ -189,7 +192,7 @@ class Fusion:
         def step(slots: list[int], target: int) -> Step:
             return Convolve(slots[0], slots[1] if len(slots) > 1 else -1, target, layer.bits, len(scale), *sizes)
 
-        return Link(reads, last, absorbed, step, layer.packed.flatten(), torch.cat([scale, bias]).float())
+        return Link(reads, last, absorbed, step, packed.flatten(), torch.cat([scale, bias]).float())
 
     def with_relu(self, node: fx.Node) -> tuple[fx.Node, int]:
         """The ReLU that alone reads the node, and 1; else the node, and 0."""
@@ -224,9 +227,8 @@ class Fusion:
                 codes.append(link.codes)
                 factors.append(link.factors)
             steps.append(step)
-        mode = next(m.mode for link in group for n in link.absorbed if isinstance(m := self.module(n), PackedConv2d))
         program = write(len(inputs), count, steps)
-        network = PackedNetwork(torch.cat(codes), torch.cat(factors), program, mode, len(codes))
+        network = PackedNetwork(torch.cat(codes), torch.cat(factors), program, self.mode, len(codes))
         [result] = results(group)
         with self.made.graph.inserting_after(result.made):
             call = self.made.graph.call_module("", tuple(inputs))

@@ -110,6 +110,18 @@ class PackedConv2d(Packed):
         kernel = list(self.weight_shape[2:])
         return lowbit.kernel_weight(self.packed, self.scale, self.bits, self.weight_shape[1], kernel)
 
+    def even(self) -> bool:
+        """Whether a chain of convolutions covers this one: as `convolves`."""
+        left, right, above, below = self.outer_padding
+        return self.padding_mode == "zeros" and left == right and above == below and self.groups_of_row == 1
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """Codes as the integer kernels have them, and the scale of each output, where `even`."""
+        if not self.words:
+            return self.packed, self.scale[0]
+        codes = reference.unpack(self.packed, *self.matrix).view(self.weight_shape)
+        return lowbit.pack_kernel(codes, self.bits), self.scale[:, 0].expand(self.matrix[0])
+
     def sides(self) -> list[int]:
         """Padding above and below, left and right, where `convolves`."""
         left, _, above, _ = self.outer_padding

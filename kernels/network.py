@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import lowbit
-from .lowbit_ops import lowbit_conv2d
+from . import lowbit, reference
+from .lowbit_ops import lowbit_conv2d, lowbit_dense
 
 Size = tuple[int, int, int]  # channels, height, width
 
@@ -189,7 +189,7 @@ known_size = lru_cache(256)(result_size)  # not for the fake: sizes that are sym
 
 def check(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, mode: str) -> None:
     """TypeError or ValueError unless the tensors are of the right kinds."""
-    lowbit.check_mode(mode)
+    lowbit.check_mode(mode, "exact")
     if codes.dtype != torch.uint8 or codes.dim() != 1:
         raise TypeError(f"the codes must be uint8 of one dimension, found {codes.dtype} of {tuple(codes.shape)}")
     if factors.dtype != torch.float32 or factors.dim() != 1:
@@ -205,18 +205,18 @@ def sizes_of(inputs: Sequence[Tensor]) -> tuple[Size, ...]:
 
 
 def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, mode: str) -> Tensor:
-    """What a program means: its steps one after the other, convolutions by `robustq::lowbit_conv2d`. In float32."""
+    """What a program means: its steps one by one, in float32; in mode "exact" in float64 if the first input is that."""
     check(inputs, codes, factors, mode)
     result_size(program, sizes_of(inputs))
-    slots = {index: x.float() for index, x in enumerate(inputs)}
+    dtype = reference.sum_dtype(inputs[0].dtype) if mode == "exact" else torch.float32
+    slots = {index: x.to(dtype) for index, x in enumerate(inputs)}
     steps = read(program).steps
     for step in steps:
         x = slots[step.source]
         if isinstance(step, Convolve):
-            scale, bias = factors[step.factors : step.factors + 2 * step.out].view(2, step.out)
-            packed, added = step.packed(codes, x.shape[1]), slots.get(step.residual)
+            added = slots.get(step.residual)
             early = bool(step.relu) and added is None
-            y = lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, early)
+            y = convolve(x, step, codes, factors, mode, early)
             y = y if added is None else y + added
             y = y.relu() if step.relu and not early else y
         elif isinstance(step, Add):
@@ -231,3 +231,17 @@ def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, 
             y = x.relu()
         slots[step.target] = y
     return slots[steps[-1].target].to(inputs[0].dtype).contiguous(memory_format=torch.channels_last)
+
+
+def convolve(x: Tensor, step: Convolve, codes: Tensor, factors: Tensor, mode: str, relu: bool) -> Tensor:
+    """act(conv(x) + bias), by `robustq::lowbit_conv2d` or, in mode "exact", by torch with the weight decoded."""
+    scale, bias = factors[step.factors : step.factors + 2 * step.out].view(2, step.out)
+    packed = step.packed(codes, x.shape[1])
+    if mode != "exact":
+        return lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, relu)
+    kernel, stride, padding, dilation, groups = step.window
+    channels = x.shape[1] // groups
+    flat = lowbit_dense(packed, scale[None], step.bits, lowbit.kernel_columns(channels, kernel))
+    weight = lowbit.kernel_view(flat, channels, kernel).to(x.dtype)
+    y = F.conv2d(x, weight, bias.to(x.dtype), stride, padding, dilation, groups)
+    return y.relu() if relu else y

@@ -56,6 +56,8 @@ torch.library.register_autograd("robustq::lowbit_network", backward, setup_conte
 def native_network(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, mode: str) -> Tensor:
     """`network.run` by the native module."""
     network.check(inputs, codes, factors, mode)
+    if mode == "exact" and inputs[0].dtype == torch.float64:
+        return network.run(inputs, codes, factors, program, mode)
     channels, height, width = network.known_size(program, network.sizes_of(inputs))
     batch, dtype = len(inputs[0]), inputs[0].dtype
     y = torch.empty((batch, height, width, channels), dtype=torch.float32)
@@ -70,7 +72,7 @@ def native_network(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, pro
             codes.numel(),
             factors.data_ptr(),
             factors.numel(),
-            lowbit.PLANES[mode],
+            lowbit.PLANES.get(mode, 0),
             y.data_ptr(),
             channels * height * width,
             torch.get_num_threads(),

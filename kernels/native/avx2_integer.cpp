@@ -6,7 +6,6 @@
 #include <immintrin.h>
 
 #include "integer_plain.h"
-#include "lanes_plain.h"
 
 namespace robustq {
 namespace {
@@ -114,19 +113,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
   for (int v = 0; v < 2 * kFields; ++v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(excess + 8 * v), sum[v]);
 }
 
-struct Vector {
-  using type = __m256;
-  static constexpr int width = 8;
-  static type set(float value) { return _mm256_set1_ps(value); }
-  static type load(const float* at) { return _mm256_loadu_ps(at); }
-  static void store(float* at, type x) { _mm256_storeu_ps(at, x); }
-  static type add(type x, type y) { return _mm256_add_ps(x, y); }
-  static type subtract(type x, type y) { return _mm256_sub_ps(x, y); }
-  static type multiply(type x, type y) { return _mm256_mul_ps(x, y); }
-  static type multiply_add(type x, type y, type sum) { return _mm256_fmadd_ps(x, y, sum); }
-  static type larger(type x, type y) { return _mm256_max_ps(x, y); }  // y if that is NaN
-};
-
 int64_t peak(int64_t rounds) {
   __m256i sum[8], x = _mm256_set1_epi8(1);
 #pragma GCC unroll 8
@@ -148,6 +134,6 @@ int64_t peak(int64_t rounds) {
 #define TILES(W) {{TILES6(1, W)}, {TILES4(2, W)}, {TILES2(4, W)}}
 const Integer avx2_integer = {
     24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read,
-    {expand<2>, expand<4>}, {4, 4}, lane_line<Vector>, lane_round<Vector>};
+    {expand<2>, expand<4>}, {4, 4}};
 
 }  // namespace robustq

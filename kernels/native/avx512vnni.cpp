@@ -6,7 +6,6 @@
 #include <immintrin.h>
 
 #include "integer_plain.h"
-#include "lanes_plain.h"
 
 namespace robustq {
 namespace {
@@ -163,19 +162,6 @@ void settle_fields(const Settle& s) {
 
 void settle_vectors(const Settle& s) { s.planes == 2 ? settle_fields<true>(s) : settle_fields<false>(s); }
 
-struct Vector {
-  using type = __m512;
-  static constexpr int width = 16;
-  static type set(float value) { return _mm512_set1_ps(value); }
-  static type load(const float* at) { return _mm512_loadu_ps(at); }
-  static void store(float* at, type x) { _mm512_storeu_ps(at, x); }
-  static type add(type x, type y) { return _mm512_add_ps(x, y); }
-  static type subtract(type x, type y) { return _mm512_sub_ps(x, y); }
-  static type multiply(type x, type y) { return _mm512_mul_ps(x, y); }
-  static type multiply_add(type x, type y, type sum) { return _mm512_fmadd_ps(x, y, sum); }
-  static type larger(type x, type y) { return _mm512_max_ps(x, y); }  // y if that is NaN
-};
-
 int64_t peak(int64_t rounds) {
   __m512i sum[16], x = _mm512_set1_epi8(1);
 #pragma GCC unroll 16
@@ -194,6 +180,6 @@ int64_t peak(int64_t rounds) {
 #define TILES(W) {{TILES12(1, W)}, {TILES12(2, W)}, {TILES6(4, W)}}
 const Integer avx512vnni_integer = {
     24, {TILES(2), TILES(4), TILES(8)}, {FEW(2), FEW(4)}, {decode<2>, decode<4>}, finish, settle_vectors, larger, magnitude, quantize, total, peak, read,
-    {expand<2>, expand<4>}, {1, 3}, lane_line<Vector>, lane_round<Vector>};
+    {expand<2>, expand<4>}, {1, 3}};
 
 }  // namespace robustq

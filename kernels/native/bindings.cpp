@@ -129,6 +129,9 @@ void integer_dense(uintptr_t codes, uintptr_t scale, int bits, int64_t groups, i
   robustq::integer_dense(w, in, reinterpret_cast<float*>(weight), threads);
 }
 
+// The activations of convolutions may be left as they are: planes 0
+void check_planes(int planes) { need(planes >= 0 && planes <= 2, "planes must be 0, 1 or 2; planes", planes); }
+
 // x (batch, height, width, channels) f32, codes of columns (kernel_h, kernel_w, channels / groups rounded up to four),
 // scale (1, out) f32 -> y (batch, out_h, out_w, out) f32
 void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<int64_t> window, int64_t groups,
@@ -137,7 +140,8 @@ void integer_convolution(uintptr_t x, std::vector<int64_t> shape, std::vector<in
   need(shape.size() == 4, "shape must be (batch, height, width, channels); entries", int64_t(shape.size()));
   need(window.size() == 8, "window must be kernel, stride, padding, dilation; entries", int64_t(window.size()));
   const robustq::Weights w = weights(codes, scale, bias, bits, 1, out);
-  activation(planes, relu, x, y, threads);
+  check_planes(planes);
+  activation(1, relu, x, y, threads);
   const robustq::Convolution c = {shape[0],  shape[1],  shape[2],  shape[3],  window[0], window[1],
                                   window[2], window[3], window[4], window[5], window[6], window[7]};
   const robustq::Layer layer = {c, out, groups, bits, relu, w.codes, w.scale, w.bias};
@@ -154,7 +158,7 @@ void integer_network(const std::string& program, const std::vector<std::vector<i
   std::vector<robustq::Input> images;
   for (const std::vector<int64_t>& input : inputs) {
     need(input.size() == 4, "an input is (address, height, width, channels); entries", int64_t(input.size()));
-    activation(planes, false, uintptr_t(input[0]), y, threads);
+    activation(1, false, uintptr_t(input[0]), y, threads);
     for (size_t i = 1; i < 4; ++i) need(input[i] > 0 && input[i] < (int64_t(1) << 31), "a size is out of range", input[i]);
     need_product("x is too large; values", {batch, input[1], input[2], input[3]});
     images.push_back({reinterpret_cast<const float*>(uintptr_t(input[0])), {input[1], input[2], input[3]}});
@@ -162,6 +166,7 @@ void integer_network(const std::string& program, const std::vector<std::vector<i
   need(batch > 0, "batch must be positive; batch", batch);
   need(codes != 0, "bad address of the packed codes", int64_t(codes));
   need(factors % alignof(float) == 0 && factors != 0, "bad address of the factors", int64_t(factors));
+  check_planes(planes);
   need(code_bytes >= 0, "code_bytes must not be negative; code_bytes", code_bytes);
   need(factor_count >= 0, "factor_count must not be negative; factor_count", factor_count);
   robustq::run_network({program, reinterpret_cast<const uint8_t*>(codes), code_bytes,

@@ -24,7 +24,8 @@ void check(const Layer& layer);
 class Convolver {
  public:
   virtual ~Convolver() = default;
-  // x, residual, y: channels last; residual may be null. y = act(W x + bias + residual), x rounded image by image.
+  // x, residual, y: channels last; residual may be null. y = act(W x + bias + residual), x rounded image by image
+  // (unless planes is 0).
   virtual void run(const float* x, const float* residual, float* y, int64_t images, int threads) const = 0;
 };
 
@@ -33,6 +34,9 @@ std::unique_ptr<Convolver> convolver(const Layer& layer, int planes, int64_t ima
 
 // products.cpp: a matrix product whose rows are where the activations are
 std::unique_ptr<Convolver> by_products(const Layer& layer, int planes, int64_t images);
+
+// floats.cpp: the same in float32, on activations as they are
+std::unique_ptr<Convolver> in_floats(const Layer& layer);
 
 // depthwise.cpp: few channels a group. Null where it gains nothing, or sums in float32 would not be exact.
 std::unique_ptr<Convolver> by_lanes(const Layer& layer, int planes);

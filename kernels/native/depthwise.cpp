@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "floats.h"
 #include "kernel.h"
 #include "panel.h"
 #include "parallel.h"
@@ -24,7 +25,8 @@ bool exact(const Layer& layer, int planes) {
 class Lanes : public Convolver {
  public:
   Lanes(const Layer& layer, int planes)
-      : layer_(layer), planes_(planes), isa_(integer_current()), in_(layer.shape.channels / layer.groups) {
+      : layer_(layer), planes_(planes), isa_(integer_current()), floats_(floats_current()),
+        in_(layer.shape.channels / layer.groups) {
     const Convolution& c = layer.shape;
     reach_ = (c.kernel_h - 1) * c.dilation_h + 1;
     lines_ = std::min(reach_, c.height);
@@ -41,9 +43,12 @@ class Lanes : public Convolver {
     const Convolution& c = layer_.shape;
     const int64_t size = c.height * c.width * c.channels, out_h = c.out_height(), line = c.out_width() * layer_.out;
     const Buffer<RowScale> scale = buffer<RowScale>(images);
-    in_parts(parts_for(images * size, kRoundWork, threads), images, [&](Range range) {
-      for (int64_t n = range.first; n < range.last; ++n) scale[size_t(n)] = row_scale(isa_, x + n * size, size, planes_);
-    });
+    std::fill_n(scale.get(), images, RowScale{1.0f, 0.0f});
+    if (planes_)
+      in_parts(parts_for(images * size, kRoundWork, threads), images, [&](Range range) {
+        for (int64_t n = range.first; n < range.last; ++n)
+          scale[size_t(n)] = row_scale(isa_, x + n * size, size, planes_);
+      });
     const int64_t parts = parts_for(images * out_h * line * taps_, kThreadWork, threads);
     const int64_t cuts = images < parts ? std::min(out_h, parts) : 1;  // shares of an image, some lines each
     in_parts(parts, images * cuts, [&](Range range) {
@@ -106,10 +111,10 @@ class Lanes : public Convolver {
     const int64_t wanted = std::min(c.width, pixels_ - c.pad_w);  // beyond, no output reads
     to += c.pad_w * pixel;
     if (plain()) {
-      isa_.lane_round({x, c.channels, wanted, c.channels, factor, to, pixel, ring.block});
+      floats_.lane_round({x, c.channels, wanted, c.channels, factor, to, pixel, ring.block});
       return;
     }
-    isa_.lane_round({x, c.channels, wanted, c.channels, factor, ring.rounded.get(), c.channels, kLaneBlock});
+    floats_.lane_round({x, c.channels, wanted, c.channels, factor, ring.rounded.get(), c.channels, kLaneBlock});
     for (int64_t first = 0; first < layer_.out; first += kLaneBlock, to += ring.block) {
       int64_t source[kLaneBlock];
       const int64_t count = std::min<int64_t>(kLaneBlock, layer_.out - first);
@@ -126,7 +131,7 @@ class Lanes : public Convolver {
   void stretch(const float* x, RowScale scale, Range rows, Ring& ring, const float* residual, float* y) const {
     const Convolution& c = layer_.shape;
     const int64_t count = c.out_width() * layer_.out;
-    const bool some = scale.factor != 0.0f;  // values other than zero
+    const bool some = scale.factor != 0.0f || !planes_;  // values other than zero
     for (int64_t i = 0; i < layer_.out; ++i) ring.scale[size_t(i)] = layer_.scale[i] * scale.scale;
     int64_t next = 0;  // the first line that the ring does not hold
     for (int64_t h = rows.first; h < rows.last; ++h) {
@@ -141,7 +146,7 @@ class Lanes : public Convolver {
           for (int64_t channel = 0; channel < in_; ++channel)
             ring.tap[size_t(tap++)] = from + (j * c.dilation_w * in_ + channel) * kLaneBlock;
       }
-      isa_.lane_line({ring.tap.data(), c.stride_w * in_ * kLaneBlock, ring.block, codes_.get(), taps_, c.out_width(),
+      floats_.lane_line({ring.tap.data(), c.stride_w * in_ * kLaneBlock, ring.block, codes_.get(), taps_, c.out_width(),
                       layer_.out, ring.scale.get(), bias_.get(), residual ? residual + h * count : nullptr,
                       y + h * count, layer_.relu});
     }
@@ -150,6 +155,7 @@ class Lanes : public Convolver {
   Layer layer_;
   int planes_;
   const Integer& isa_;
+  const Floats& floats_;
   int64_t in_;             // channels of a group
   int64_t reach_, lines_;  // that a line of outputs reads: from the first to the last, and at most in an image
   int64_t pixels_;         // of a padded line that are read
@@ -162,7 +168,8 @@ class Lanes : public Convolver {
 
 std::unique_ptr<Convolver> by_lanes(const Layer& layer, int planes) {
   const int64_t channels = layer.shape.channels / layer.groups;
-  if (layer.groups == 1 || channels > integer_current().lane_channels[planes - 1] || !exact(layer, planes)) return nullptr;
+  const int64_t most = planes ? integer_current().lane_channels[planes - 1] : 4;
+  if (layer.groups == 1 || channels > most || (planes && !exact(layer, planes))) return nullptr;
   return std::make_unique<Lanes>(layer, planes);
 }
 

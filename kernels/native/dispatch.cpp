@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "exact.h"
+#include "floats.h"
 #include "integer.h"
 #include "kernel.h"
 #include "matrix.h"
@@ -22,6 +23,7 @@ struct Choice {
   const Integer* integer;
   const Sparse* sparse;
   const Storage* storage;
+  const Floats* floats;
   const Unit* unit = nullptr;
   const ExactUnit* exact = nullptr;
 };
@@ -39,30 +41,30 @@ bool has_amx_fp16() {
 #endif
 
 struct Available {
-  Choice sets[6] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_sparse, &scalar_storage}};
+  Choice sets[6] = {{"scalar", &scalar_isa, &scalar_integer, &scalar_sparse, &scalar_storage, &scalar_floats}};
   int count = 1;
   Available() {
 #if ROBUSTQ_HAVE_AVX2
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
     const Storage* storage = __builtin_cpu_supports("bmi2") ? &avx2_storage : &scalar_storage;
-    sets[count++] = {"avx2", &avx2_isa, &avx2_integer, &avx2_sparse, storage};
+    sets[count++] = {"avx2", &avx2_isa, &avx2_integer, &avx2_sparse, storage, &avx2_floats};
 #if ROBUSTQ_HAVE_AVX512
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl"))
       return;
     // For integers without VNNI, twice the width gains little.
-    sets[count++] = {"avx512", &avx512_isa, &avx2_integer, &avx512_sparse, storage};
+    sets[count++] = {"avx512", &avx512_isa, &avx2_integer, &avx512_sparse, storage, &avx512_floats};
 #if ROBUSTQ_HAVE_AVX512VNNI
     if (!__builtin_cpu_supports("avx512vnni")) return;
-    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage};
+    sets[count++] = {"avx512vnni", &avx512_isa, &avx512vnni_integer, &avx512_sparse, storage, &avx512_floats};
 #if ROBUSTQ_HAVE_AMX
     if (!has_amx() || !amx_permitted()) return;
-    sets[count++] = {"amx",   &avx512_isa, &avx512vnni_integer, &avx512_sparse,
-                     storage, &amx_unit,   &amx_exact_bf16};
+    sets[count++] = {"amx",   &avx512_isa,    &avx512vnni_integer, &avx512_sparse,
+                     storage, &avx512_floats, &amx_unit,           &amx_exact_bf16};
     if (!has_amx_fp16()) return;
-    sets[count++] = {"amxfp16", &avx512_isa, &avx512vnni_integer, &avx512_sparse,
-                     storage,   &amx_unit,   &amx_exact_fp16};
+    sets[count++] = {"amxfp16", &avx512_isa,    &avx512vnni_integer, &avx512_sparse,
+                     storage,   &avx512_floats, &amx_unit,           &amx_exact_fp16};
 #endif
 #endif
 #endif
@@ -91,6 +93,7 @@ const Isa& isa_current() { return *current().isa; }
 const Integer& integer_current() { return *current().integer; }
 const Storage& storage_current() { return *current().storage; }
 const Sparse& sparse_current() { return *current().sparse; }
+const Floats& floats_current() { return *current().floats; }
 const Unit* unit_current() { return current().unit; }
 const ExactUnit* exact_current() { return current().exact; }
 

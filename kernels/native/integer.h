@@ -12,8 +12,6 @@
 #pragma once
 #include <cstdint>
 
-#include "lanes.h"
-
 namespace robustq {
 
 constexpr int kOutputs = 64;                  // of a block
@@ -99,10 +97,8 @@ struct Integer {
   // codes of a block -> weights, `columns` lines of `outputs`, `line` apart: (stored - zero) * scale, of each output
   void (*expand[2])(const uint8_t* codes, int64_t columns, const float* zero, const float* scale, int outputs,
                     float* out, int64_t line);
-  // Channels of a group, for one and two planes, up to which a grouped convolution is faster by `lane_line`; at most four
+  // Channels of a group, for one and two planes, up to which a grouped convolution is faster in lanes (lanes.h); at most four
   int lane_channels[2];
-  void (*lane_line)(const LaneLine&);  // lanes.h
-  void (*lane_round)(const LaneRounding&);
 };
 
 extern const Integer scalar_integer;

@@ -1,7 +1,7 @@
 // Convolutions of few channels a group: outputs in the lanes, nothing multiplied but what is wanted. Declarations only.
 //
 // Rounded activations and codes are whole numbers in float32. Sums of them below 2^24 in magnitude are exact, whatever
-// the order and the instruction set; who calls sees to that.
+// the order and the instruction set; who calls sees to that. In mode "exact" activations are not rounded.
 #pragma once
 #include <cstdint>
 
@@ -22,7 +22,8 @@ struct LaneLine {
   bool relu;
 };
 
-// to[block][pixel][lane] = rint(x[pixel][16 block + lane] * factor), `count` values a pixel
+// to[block][pixel][lane] = rint(x[pixel][16 block + lane] * factor), or x as it is where factor is 0; `count` values a
+// pixel
 struct LaneRounding {
   const float* x;
   int64_t x_step, pixels, count;  // x_step: values from a pixel to the next

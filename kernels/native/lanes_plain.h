@@ -81,6 +81,10 @@ void lane_round(const LaneRounding& r) {
     const float* x = r.x + pixel * r.x_step;
     const auto to = [&](int64_t i) { return r.to + pixel * r.step + i / kLaneBlock * r.block + i % kLaneBlock; };
     int64_t i = 0;
+    if (r.factor == 0.0f) {
+      for (; i + V::width <= r.count; i += V::width) V::store(to(i), V::load(x + i));
+      for (; i < r.count; ++i) *to(i) = x[i];
+    }
     for (; i + V::width <= r.count; i += V::width)
       V::store(to(i), V::subtract(V::add(V::multiply(V::load(x + i), factor), shift), shift));
     for (; i < r.count; ++i) {

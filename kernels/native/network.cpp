@@ -188,7 +188,7 @@ class Reading {
       for (size_t i = segment.first; i < segment.last; ++i) {
         const Step& step = steps[i];
         bytes = std::max(bytes, 4 * (step.in.size() + (step.other >= 0 ? 2 : 1) * step.out.size()) +
-                                    network_.planes * step.in.size());
+                                    (network_.planes ? network_.planes : 4) * step.in.size());
         if (heavy(step)) images = std::max(images, kHeavyPositions / (step.out.height * step.out.width));
       }
       images = std::min(batch_, std::max(images, kSegmentBytes / bytes));

@@ -27,7 +27,7 @@ struct Network {
   int64_t code_bytes;
   const float* factors;
   int64_t factor_count;
-  int planes;  // of activations: 1 or 2
+  int planes;  // of activations: 1 or 2; 0: float32
 };
 
 // y: `batch` images of y_size values each. std::invalid_argument where anything does not fit together.

@@ -1,6 +1,5 @@
 // Plain C++ on bytes: any processor.
 #include "integer_plain.h"
-#include "lanes_plain.h"
 
 namespace robustq {
 namespace {
@@ -45,24 +44,6 @@ void decode(const uint8_t* codes, int64_t steps, uint8_t* out, int32_t* excess) 
       }
 }
 
-// Four values, which SSE and NEON have registers for; no fused multiply-add.
-struct Vector {
-  using type = float __attribute__((vector_size(16)));
-  static constexpr int width = 4;
-  static type set(float value) { return type{value, value, value, value}; }
-  static type load(const float* at) {
-    type x;
-    std::memcpy(&x, at, sizeof x);
-    return x;
-  }
-  static void store(float* at, type x) { std::memcpy(at, &x, sizeof x); }
-  static type add(type x, type y) { return x + y; }
-  static type subtract(type x, type y) { return x - y; }
-  static type multiply(type x, type y) { return x * y; }
-  static type multiply_add(type x, type y, type sum) { return sum + x * y; }
-  static type larger(type x, type y) { return y < x ? x : y; }  // y if that is NaN
-};
-
 int64_t peak(int64_t rounds) {
   volatile int32_t value = 3;
   const int32_t x = value;
@@ -79,6 +60,6 @@ int64_t peak(int64_t rounds) {
 #define TILES(W) {TILES4(1, W), TILES4(2, W), TILES4(4, W)}
 const Integer scalar_integer = {
     24, {TILES(2), TILES(4), TILES(8)}, {}, {decode<2>, decode<4>}, finish, settle, larger, magnitude, quantize, total, peak, read,
-    {expand<2>, expand<4>}, {4, 4}, lane_line<Vector>, lane_round<Vector>};
+    {expand<2>, expand<4>}, {4, 4}};
 
 }  // namespace robustq
