@@ -29,8 +29,8 @@ struct Vector {
 
 }  // namespace
 
-#define TILES(B) nullptr, float_tile<Vector, 1, B>, float_tile<Vector, 2, B>, float_tile<Vector, 3, B>, float_tile<Vector, 4, \
-    B>, float_tile<Vector, 5, B>, float_tile<Vector, 6, B>
+#define TILES(B) nullptr, float_tile<Vector, 1, B>, float_tile<Vector, 2, B>, float_tile<Vector, 3, B>, \
+                 float_tile<Vector, 4, B>, float_tile<Vector, 5, B>, float_tile<Vector, 6, B>
 const Floats avx2_floats = {{{TILES(2)}, {}},
                               float_settle<Vector>,
                               {float_decode<Vector, 2>, float_decode<Vector, 4>},

@@ -27,10 +27,10 @@ struct Vector {
 
 }  // namespace
 
-#define TILES(B) nullptr, float_tile<Vector, 1, B>, float_tile<Vector, 2, B>, float_tile<Vector, 3, B>, float_tile<Vector, 4, \
-    B>, float_tile<Vector, 5, B>, float_tile<Vector, 6, B>, float_tile<Vector, 7, B>, float_tile<Vector, \
-    8, B>, float_tile<Vector, 9, B>, float_tile<Vector, 10, B>, float_tile<Vector, 11, B>, \
-    float_tile<Vector, 12, B>
+#define TILES(B) nullptr, float_tile<Vector, 1, B>, float_tile<Vector, 2, B>, float_tile<Vector, 3, B>, \
+                 float_tile<Vector, 4, B>, float_tile<Vector, 5, B>, float_tile<Vector, 6, B>, float_tile<Vector, 7, B>, \
+                 float_tile<Vector, 8, B>, float_tile<Vector, 9, B>, float_tile<Vector, 10, B>, float_tile<Vector, 11, B>, \
+                 float_tile<Vector, 12, B>
 const Floats avx512_floats = {{{TILES(1)}, {TILES(2)}},
                               float_settle<Vector>,
                               {float_decode<Vector, 2>, float_decode<Vector, 4>},

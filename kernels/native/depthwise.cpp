@@ -1,7 +1,7 @@
 // Convolutions of few channels a group (depthwise above all): each lane multiplies what its output reads, no more.
 //
 // Lines are rounded into a ring of as many as a line of outputs reads, in blocks of 16 lanes, so that what a block reads
-// is in the first-level cache: x is read once for its scale and once more here, and no rounded image is ever written out.
+// is in the first-level cache: x is read once for its scale and once more here, and no rounded image is written out.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -91,7 +91,8 @@ class Lanes : public Convolver {
     const Buffer<uint8_t> own = buffer<uint8_t>(steps * kDecodedStep);
     int32_t excess[kOutputs];
     for (int64_t first = 0; first < layer_.out; first += kOutputs) {
-      isa_.decode[layer_.bits / 4](layer_.codes + first / kOutputs * steps * 32 * layer_.bits, steps, own.get(), excess);
+      const uint8_t* from_codes = layer_.codes + first / kOutputs * steps * 32 * layer_.bits;
+      isa_.decode[layer_.bits / 4](from_codes, steps, own.get(), excess);
       for (int64_t from = first; from < std::min(first + kOutputs, layer_.out); from += kLaneBlock) {
         float* to = codes_.get() + from * taps_;
         for (int64_t step = 0; step < steps; ++step) {
