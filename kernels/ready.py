@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import reference, sparse
+from .triples import Alone, alone
 
 
 class Ready:
@@ -22,11 +23,12 @@ class Ready:
     numbers  addresses and sizes of the layer, in the order of the entry point
     packed, scale, bias, zero  the tensors, contiguous, at these addresses
     ternary  whether the layer may run from lists of what is not zero
+    alone    what takes calls on one row, if that is something else
     """
 
     __slots__ = (
         *("native", "numbers", "packed", "scale", "bias", "zero"),
-        *("out", "columns", "mode", "relu", "ternary", "places", "storages"),
+        *("out", "columns", "mode", "relu", "ternary", "places", "storages", "alone"),
     )
 
     def __init__(
@@ -48,12 +50,15 @@ class Ready:
         self.mode, self.relu, self.ternary = mode, relu, ternary
         self.places: tuple[int, ...] = ()
         self.storages: list[Any] = []
+        self.alone: Alone | None = None
 
     def keep(self) -> "Ready":
         """For more calls than one: also holds the memory, so that nothing else can come to lie at the addresses."""
         tensors = (self.packed, self.scale, self.bias, self.zero)
         self.storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
         self.places = places(*tensors)
+        if self.ternary and self.mode == "exact":
+            self.alone = alone(self.packed, self.scale, self.bias, self.out, self.columns)
         return self
 
     def same(self, packed: Tensor, scale: Tensor, bias: Tensor | None, zero: Tensor | None) -> bool:
@@ -79,6 +84,9 @@ class Ready:
             rest = (self.mode, self.relu, threads)
             if lists is not None and sparse.multiply(lists, x, rows, self.scale, self.bias, y, *rest):
                 return y
+        if rows == 1 and self.alone is not None:
+            self.alone(x, y, threads)
+            return y
         self.native(x.data_ptr(), rows, *self.numbers, y.data_ptr(), threads)
         return y
 

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernel.h"
+#include "triples_plain.h"
 
 namespace robustq {
 namespace {
@@ -81,6 +82,7 @@ int64_t peak(int64_t rounds) {
 
 #define ROW1(R) {tile<R, 1>}
 #define ROW2(R) {tile<R, 1>, tile<R, 2>}
-const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, nullptr, {}, dense_row, peak};
+const Isa avx2_isa = {6, {{}, ROW2(1), ROW2(2), ROW1(3), ROW1(4), ROW1(5), ROW1(6)}, nullptr, {}, dense_row, peak,
+                        triples, {triple_tile<1>, triple_tile<kPairBlocks>}};
 
 }  // namespace robustq

@@ -107,6 +107,58 @@ void pairs(const float* x, int64_t columns, float* tables) {
                                              _mm512_mul_ps(second, _mm512_set1_ps(x[k + 1]))));
 }
 
+// vpermi2ps takes the five lowest bits of each lane, the fifth of which chooses between two registers.
+template <int B>
+void triple_tile(const TripleTile& t) {
+  __m512 acc[B];
+#pragma GCC unroll 4
+  for (int b = 0; b < B; ++b) acc[b] = _mm512_setzero_ps();
+  const float* tables = t.tables;
+  for (int64_t w = 0; w < t.count; ++w) {
+    __m512i word[B];
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      const uint32_t* from = t.words + b * t.block_stride + kLanes * w;
+      word[b] = _mm512_loadu_si512(from);
+      _mm_prefetch(from + B * t.block_stride, _MM_HINT_T1);  // what the next tile reads
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kTriples; ++i, tables += kTripleTable) {
+      const __m512 low = _mm512_loadu_ps(tables), high = _mm512_loadu_ps(tables + 16);
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) acc[b] = _mm512_add_ps(acc[b], _mm512_permutex2var_ps(low, word[b], high));
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b)
+        if (i + 1 < kTriples) word[b] = _mm512_srli_epi32(word[b], 5);
+    }
+  }
+#pragma GCC unroll 4
+  for (int b = 0; b < B; ++b) _mm512_storeu_ps(t.sum + b * kLanes, acc[b]);
+}
+
+void triples(const float* x, int64_t count, float* tables) {
+  alignas(64) float of[3][kTripleTable];
+  const float value[3] = {0.0f, 1.0f, -1.0f}, nan = __builtin_nanf("");
+  for (int i = 0; i < kTripleTable; ++i) {
+    of[0][i] = i < 27 ? value[i % 3] : nan;
+    of[1][i] = i < 27 ? value[i / 3 % 3] : nan;
+    of[2][i] = i < 27 ? value[i / 9] : nan;
+  }
+  __m512 first[2], second[2], third[2];
+  for (int h = 0; h < 2; ++h) {
+    first[h] = _mm512_load_ps(of[0] + 16 * h);
+    second[h] = _mm512_load_ps(of[1] + 16 * h);
+    third[h] = _mm512_load_ps(of[2] + 16 * h);
+  }
+  for (int64_t t = 0; t < count; ++t, x += 3, tables += kTripleTable) {
+    const __m512 x0 = _mm512_set1_ps(x[0]), x1 = _mm512_set1_ps(x[1]), x2 = _mm512_set1_ps(x[2]);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h)
+      _mm512_storeu_ps(tables + 16 * h,
+                       _mm512_fmadd_ps(first[h], x0, _mm512_fmadd_ps(second[h], x1, _mm512_mul_ps(third[h], x2))));
+  }
+}
+
 // One word holds 16 columns of one row: the lanes shift it by 0, 2, ... 30 bits.
 void dense_row(const uint32_t* words, int64_t first, int64_t last, float scale, float* out) {
   const __m512 table = _mm512_mul_ps(values(), _mm512_set1_ps(scale));
@@ -143,6 +195,7 @@ const Isa avx512_isa = {12,
                          ROW2(11), ROW2(12)},
                         pairs,
                         {{}, PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5), PAIR(6)},
-                        dense_row, peak};
+                        dense_row, peak,
+                        triples, {triple_tile<1>, triple_tile<kPairBlocks>}};
 
 }  // namespace robustq

@@ -16,6 +16,7 @@
 #include "lists.h"
 #include "matrix.h"
 #include "network.h"
+#include "triples.h"
 
 namespace nb = nanobind;
 using robustq::Matrix;
@@ -64,6 +65,27 @@ void linear(uintptr_t x, int64_t rows, uintptr_t words, uintptr_t scale, int64_t
   need(bias % alignof(float) == 0, "bad address of the bias", int64_t(bias));
   robustq::linear(w, reinterpret_cast<const float*>(x), rows, reinterpret_cast<const float*>(bias),
                   reinterpret_cast<float*>(y), threads);
+}
+
+robustq::Triples make_triples(uintptr_t words, int64_t out, int64_t in) {
+  need(out > 0, "out_features must be positive; out_features", out);
+  need(in > 0, "in_features must be positive; in_features", in);
+  need_product("in_features x out_features is too large", {out, in});
+  need(words % alignof(uint32_t) == 0 && words != 0, "bad address of the packed codes", int64_t(words));
+  return robustq::make_triples(reinterpret_cast<const uint32_t*>(words), out, in);
+}
+
+// x (in,) f32, scale (scale_rows,) f32, bias (out,) f32 or 0 -> y (out,) f32
+void triples_linear(const robustq::Triples& w, uintptr_t x, uintptr_t scale, int64_t scale_rows, uintptr_t bias,
+                    uintptr_t y, int threads) {
+  need(scale_rows == 1 || scale_rows == w.out, "the scale must have 1 row or one per output; rows", scale_rows);
+  need(scale % alignof(float) == 0 && scale != 0, "bad address of the scale", int64_t(scale));
+  need(bias % alignof(float) == 0, "bad address of the bias", int64_t(bias));
+  need(x != 0 && x % alignof(float) == 0, "bad address of x", int64_t(x));
+  need(y != 0 && y % alignof(float) == 0, "bad address of y", int64_t(y));
+  need(threads > 0, "threads must be positive; threads", threads);
+  robustq::triples_linear(w, reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(scale), scale_rows,
+                          reinterpret_cast<const float*>(bias), reinterpret_cast<float*>(y), threads);
 }
 
 // words, scale as above -> weight (out, in) f32
@@ -255,6 +277,12 @@ NB_MODULE(_native, m) {
       .def_ro("nonzero", &robustq::Lists::nonzero)
       .def_ro("entries", &robustq::Lists::entries)
       .def_prop_ro("nbytes", &robustq::Lists::bytes);
+  nb::class_<robustq::Triples>(m, "Triples")
+      .def_ro("out_features", &robustq::Triples::out)
+      .def_ro("in_features", &robustq::Triples::in)
+      .def_prop_ro("nbytes", &robustq::Triples::bytes);
+  m.def("make_triples", &make_triples, nb::call_guard<nb::gil_scoped_release>());
+  m.def("triples_linear", &triples_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("count_nonzero", &count_nonzero, nb::call_guard<nb::gil_scoped_release>());
   m.def("make_lists", &make_lists, nb::call_guard<nb::gil_scoped_release>());
   m.def("sparse_linear", &sparse_linear, nb::call_guard<nb::gil_scoped_release>());

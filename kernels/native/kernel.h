@@ -40,6 +40,21 @@ struct PairTile {
 };
 using PairTileFn = void (*)(const PairTile&);
 
+// Columns three at a time, for one row: five bits of a word choose one of 27 sums. The codes are written anew for it
+// (triples.h): a word has six times five bits, 18 columns of an output.
+constexpr int kTriples = 6;
+constexpr int kTripleColumns = 3 * kTriples;
+constexpr int kTripleTable = 32;  // floats: number d0 + 3 d1 + 9 d2, d = 0, 1, 2 for the codes 0, 1, -1; NaN from 27 on
+
+struct TripleTile {
+  const float* tables;   // [triple of columns][32]
+  const uint32_t* words;
+  int64_t block_stride;  // words
+  int64_t count;         // words of 18 columns to sum over
+  float* sum;            // [block][16], overwritten
+};
+using TripleTileFn = void (*)(const TripleTile&);
+
 struct Isa {
   int max_rows;   // <= kMaxRows
   // tile[r][i]: the kernel for r rows and 2^i blocks, null where the registers do not suffice (never for one block)
@@ -52,6 +67,8 @@ struct Isa {
   void (*dense)(const uint32_t* words, int64_t first, int64_t last, float scale, float* out);
   // Does nothing but fused multiply-adds of float32, from registers, for `rounds` rounds; how many. For rooflines.
   int64_t (*peak)(int64_t rounds);
+  void (*triples)(const float* x, int64_t count, float* tables);  // of `count` triples of columns
+  TripleTileFn triple_tile[2];                                    // one block, and kPairBlocks
 };
 
 extern const Isa scalar_isa;

@@ -1,5 +1,6 @@
 // Plain C++: any processor. A word is decoded once and used for every row of the tile.
 #include "kernel.h"
+#include "triples_plain.h"
 
 namespace robustq {
 namespace {
@@ -45,6 +46,7 @@ int64_t peak(int64_t rounds) {
 
 }  // namespace
 
-const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, nullptr, {}, dense_row, peak};
+const Isa scalar_isa = {4, {{}, {tile<1>}, {tile<2>}, {tile<3>}, {tile<4>}}, nullptr, {}, dense_row, peak,
+                        triples, {triple_tile<1>, triple_tile<kPairBlocks>}};
 
 }  // namespace robustq

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustq.kernels import PackedConv2d, PackedLinear, backend, ops, pack_model, reference
+from robustq.kernels import PackedConv2d, PackedLinear, backend, ops, pack_model, reference, triples
 from robustq.kernels.packed import Packed
 
 needs_native = pytest.mark.skipif(backend.native is None, reason="the native module is not built")
@@ -408,6 +408,24 @@ def test_a_layer_that_has_run_refuses_as_before(mode: str) -> None:
             tensor.data = tensor.data.flatten()[:rows].clone()
             with pytest.raises(ValueError, match="shape"):
                 made(x)
+
+
+@needs_native
+def test_one_row_goes_by_triples_that_follow_the_codes() -> None:
+    first, second = ternary((80, 130), 0), ternary((80, 130), 1)
+    x = torch.randn(1, 130, generator=torch.Generator().manual_seed(0))
+    made = PackedLinear(first.codes, first.scale, torch.ones(80))
+    with torch.no_grad():
+        assert far(made(x), F.linear(x, first.dense(), torch.ones(80))) <= 1e-5
+        fast = backend.native.isa() in triples.FAST
+        assert (made.ready is not None and made.ready.alone is not None) == fast
+        made.load_state_dict(PackedLinear(second.codes, second.scale, torch.zeros(80)).state_dict())
+        for shaped in (x, x[0], x[None]):
+            assert far(made(shaped), F.linear(shaped, second.dense())) <= 1e-5
+        if fast and made.ready is not None and made.ready.alone is not None:
+            assert made.ready.alone.codes.in_features == 130
+    with torch.inference_mode():
+        assert far(PackedLinear(first.codes, first.scale)(x), F.linear(x, first.dense())) <= 1e-5
 
 
 @needs_native

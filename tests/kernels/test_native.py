@@ -147,6 +147,32 @@ def test_exact_layers(rows: int, out: int, columns: int, special: bool, data: st
         assert np.array_equal(made, weight.astype(np.float32), equal_nan=True), isa
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 1600), st.integers(0, 15), st.booleans(), st.data())
+def test_triples(out: int, columns: int, corrupt: int, special: bool, data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(seeds))
+    scale, threads = rng.random((data.draw(st.sampled_from([1, out])), 1), np.float32), data.draw(st.integers(1, 3))
+    bias = rng.random(out, np.float32) if data.draw(st.booleans()) else None
+    words = rng.integers(0, 2**32, (-(-out // 16), -(-columns // 16), 16), np.uint32)
+    words[0, :, corrupt + 1 :] &= ~(words[0] >> 1 & ~words[0] & np.uint32(0x55555555))[:, corrupt + 1 :] << 1
+    words[1:] &= ~(words[1:] >> 1 & ~words[1:] & np.uint32(0x55555555)) << 1  # no pattern 10
+    weight = ternary(words, out, columns) * scale
+    x = activations(rng, (1, columns), special)
+    with np.errstate(invalid="ignore"):
+        wanted = x.astype(np.float64) @ weight.T + (0 if bias is None else bias)
+        size = np.abs(x.astype(np.float64)) @ np.abs(weight).T + 1
+
+    def triples() -> Array:
+        y = np.full((1, out), np.nan, np.float32)
+        made = backend.native.make_triples(at(words), out, columns)
+        assert made.nbytes == -(-out // 16) * -(-columns // 18) * 64
+        backend.native.triples_linear(made, at(x), at(scale), len(scale), at(bias), at(y), threads)
+        return y
+
+    for isa, y in on_each_isa(triples):
+        agree(y, wanted, size, isa)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 150), st.integers(1, 700), st.sampled_from([2, 4]), st.booleans(), st.data())
 def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: bool, data: st.DataObject) -> None:
@@ -480,6 +506,16 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "count_nonzero": CODES,
     "make_lists": {**CODES, "together": (1, (0, 4, -1, 2**31))},
     "sparse_linear": SPARSE_LINEAR,
+    "make_triples": {"words": (HERE, FLOATS), "out": (3, SIZES), "in": (5, SIZES)},
+    "triples_linear": {
+        "triples": (lambda: backend.native.make_triples(HERE, 3, 5), (None, HERE, b"triples")),
+        "x": (HERE, FLOATS),
+        "scale": (HERE, FLOATS),
+        "scale_rows": (1, (*SIZES, 2, 4)),
+        "bias": (0, BIAS),
+        "y": (HERE + 2048, FLOATS),
+        "threads": (1, THREADS),
+    },
     "keep": {"codes": (HERE, BYTES), "n": (9, COUNTS), "bitmap": (HERE + 2048, BYTES)},
     "survey": {"bitmap": (HERE, BYTES), "n": (9, COUNTS), "enough": (99, (2**63, None))},
     "store": {
