@@ -1,9 +1,10 @@
 """Whole packed networks beside torch and onnxruntime: python benchmarks/networks.py > n.json
 
 Without a file, ternary ResNet-20 and VGG-11 with random codes for images of CIFAR's size; `--model FILE` measures a
-compressed checkpoint, `--data NAME|PATH` gives the images on which answers are compared (else noise). One thread, all
-candidates in turns, medians of CPU time; dense torch is contiguous and channels last, with and without batch norm
-folded, so that the fastest of them can be taken.
+compressed checkpoint, `--data NAME|PATH` gives the images on which answers are compared (else noise), `--isa NAME`
+forces instruction sets, `--threads N` is for all. Candidates take turns; medians of CPU time, with several threads of
+wall time. Dense torch is contiguous and channels last, with and without batch norm folded, so that the fastest of them
+can be taken.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import copy
 import json
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from robustq.kernels import backend, status
 from robustq.kernels.measure import take_turns
 
 BATCHES = (1, 64)
+MODES = ("exact", "accurate", "int8")
 NOISE = 256  # images, where none are given
 Run = Callable[[], Tensor]
 
@@ -93,7 +96,7 @@ def in_onnxruntime(model: nn.Module, x: Tensor) -> Run:
         torch.onnx.export(model, (x,), str(file), dynamo=False, input_names=["x"])
         stored = file.read_bytes()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
     fed = {"x": x.numpy()}
@@ -101,60 +104,88 @@ def in_onnxruntime(model: nn.Module, x: Tensor) -> Run:
 
 
 def answers(model: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([model(part) for part in x.split(BATCHES[-1])])
-
-
-def rows(subject: Subject, x: Tensor, kind: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """One row for each batch and mode, `seconds` of measuring for each batch."""
-    model = subject.model
-    packed = {mode: twin(subject.codes, model, x[:4], mode) for mode in ("accurate", "int8")}
     with torch.no_grad():
-        expected = answers(model, x)
-    for batch in BATCHES:
-        images = x[torch.arange(batch) % len(x)].contiguous()
+        return torch.cat([model(part) for part in x.split(BATCHES[-1])])
+
+
+def forced(isa: str, model: nn.Module, x: Tensor) -> Tensor:
+    """The answers of a packed model on an instruction set, which stays in use."""
+    backend.native.use(isa)
+    return model(x)
+
+
+@dataclass
+class Measured:
+    """A subject with what does not depend on the batch: the forms that are compared, and their answers on `x`."""
+
+    subject: Subject
+    x: Tensor
+    isas: list[str]
+
+    def __post_init__(self) -> None:
+        self.dense = dense_forms(self.subject.model)
+        found = {mode: twin(self.subject.codes, self.subject.model, self.x[:4], mode) for mode in MODES}
+        self.packed = {mode: made.model for mode, made in found.items() if made is not None}
+        expected = answers(self.subject.model, self.x)
+        self.compared: dict[tuple[str, str], dict[str, float]] = {}
+        for mode, model in self.packed.items():
+            for isa in self.isas:
+                backend.native.use(isa)
+                y = answers(model, self.x)
+                self.compared[mode, isa] = {
+                    "agreement": float((y.argmax(1) == expected.argmax(1)).double().mean()),
+                    "max_error": float((y - expected).abs().max() / expected.abs().max()),
+                }
+
+    def rows(self, batch: int, seconds: float) -> Iterator[dict[str, Any]]:
+        """One row for each mode and instruction set, from `seconds` of measuring."""
+        images = self.x[torch.arange(batch) % len(self.x)].contiguous()
         last = images.contiguous(memory_format=torch.channels_last)
         runs: dict[str, Run] = {}
-        for name, form in dense_forms(model).items():
+        for name, form in self.dense.items():
             runs[name] = partial(form, last if name.endswith("_last") else images)
         try:
-            runs["ort_fp32"] = in_onnxruntime(model, images)
+            runs["ort_fp32"] = in_onnxruntime(self.subject.model, images)
         except ImportError as error:
             print(f"note: no onnxruntime: {error}", file=sys.stderr)
         theirs = list(runs)
-        for mode, found in packed.items():
-            if found is not None:
-                runs[mode] = partial(found.model, images)
+        runs |= {f"{mode} {isa}": partial(forced, isa, self.packed[mode], images) for mode, isa in self.compared}
+        # Threads of others are not in the caller's CPU time.
+        clock = time.thread_time_ns if torch.get_num_threads() == 1 else time.perf_counter_ns
         with torch.no_grad():
-            ms = {name: us / 1000 for name, us in take_turns(runs, seconds, None).items()}
-        for mode, found in packed.items():
-            if found is None:
-                continue
-            with torch.no_grad():
-                y = answers(found.model, x)
+            ms = {name: us / 1000 for name, us in take_turns(runs, seconds, None, {}, clock).items()}
+        for (mode, isa), found in self.compared.items():
             yield {
-                "name": subject.name,
+                "name": self.subject.name,
                 "batch": batch,
                 "mode": mode,
-                "isa": backend.native.isa(),
-                "ms": round(ms[mode], 4),
+                "isa": isa,
+                "ms": round(ms[f"{mode} {isa}"], 4),
                 "baselines": {name: round(ms[name], 4) for name in theirs},
-                "agreement": float((y.argmax(1) == expected.argmax(1)).double().mean()),
-                "max_error": float((y - expected).abs().max() / expected.abs().max()),
-                "images": {"kind": kind, "n": len(x)},
+                **found,
             }
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="a compressed checkpoint; repeatable")
     parser.add_argument("--data", help="images to compare answers on")
     parser.add_argument("--limit", type=int, default=1000, help="of these images")
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each network and batch")
+    parser.add_argument("--isa", action="append", default=[], help="an instruction set; repeatable. Default: the best")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, onnxruntime and ours; from 2 on, wall time")
+    return parser
+
+
+def main() -> None:
+    parser = arguments()
     options = parser.parse_args()
     if backend.native is None:
         parser.error(f"there are no native kernels to measure: {backend.reason}")
-    torch.set_num_threads(1)
+    if unknown := set(options.isa) - set(backend.native.available()):
+        parser.error(f"this machine has no {', '.join(sorted(unknown))}, only {', '.join(backend.native.available())}")
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     subjects = [from_file(path) for path in options.model]
     if not subjects:
@@ -170,10 +201,11 @@ def main() -> None:
     found = []
     for subject in [each for each in subjects if options.only in each.name]:
         with frozen(subject.model):
-            for row in rows(subject, x, kind, options.seconds):
-                found.append(row)
+            measured = Measured(subject, x, options.isa or [backend.native.isa()])
+            for row in [row for batch in BATCHES for row in measured.rows(batch, options.seconds)]:
+                found.append(row | {"threads": options.threads, "images": {"kind": kind, "n": len(x)}})
                 ratios = {name: round(ms / row["ms"], 2) for name, ms in row["baselines"].items()}
-                what = f"{row['name']} batch {row['batch']} {row['mode']}"
+                what = f"{row['name']} batch {row['batch']} {row['mode']} {row['isa']}"
                 print(what, row["ms"], ratios, f"agreement {row['agreement']:.4f}", file=sys.stderr, flush=True)
     json.dump({"status": status(), "torch": torch.__version__, "networks": found}, sys.stdout, indent=1)
 
