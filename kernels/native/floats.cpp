@@ -61,9 +61,12 @@ class Exact : public Convolver {
     const bool by_output = blocks >= 2 * parts;
     in_parts(parts, by_output ? blocks : positions, [&](Range range) {
       const Range own = by_output ? range : Range{0, blocks}, all = by_output ? Range{0, positions} : range;
-      for (int64_t first = all.first; first < all.last; first += kGroupPositions)
+      for (int64_t first = all.first; first < all.last; first += kGroupPositions) {
+        const Range group = {first, std::min(all.last, first + kGroupPositions)};
+        const std::vector<const float*> starts = windows(x, group);
         for (int64_t block = own.first; block < own.last; ++block)
-          multiply(blocks_[size_t(block)], x, {first, std::min(all.last, first + kGroupPositions)}, residual, y);
+          multiply(blocks_[size_t(block)], starts.data(), group, residual, y);
+      }
     });
   }
 
@@ -122,14 +125,23 @@ class Exact : public Convolver {
     }
   }
 
-  // The first activation of an output position.
-  const float* start(const float* x, int64_t position) const {
+  // The first activation of each output position.
+  std::vector<const float*> windows(const float* x, Range positions) const {
     const Convolution& c = layer_.shape;
-    const int64_t out_w = c.out_width(), out_h = c.out_height(), row = position / out_w;
-    return x + row / out_h * sample_ + row % out_h * c.stride_h * line_ + position % out_w * c.stride_w * c.channels;
+    const int64_t out_w = c.out_width(), out_h = c.out_height(), step = c.stride_w * c.channels;
+    std::vector<const float*> starts;
+    starts.reserve(size_t(positions.size()));
+    int64_t row = positions.first / out_w, v = positions.first % out_w;
+    while (int64_t(starts.size()) < positions.size()) {
+      const float* line = x + row / out_h * sample_ + row % out_h * c.stride_h * line_;
+      for (; v < out_w && int64_t(starts.size()) < positions.size(); ++v) starts.push_back(line + v * step);
+      v = 0;
+      ++row;
+    }
+    return starts;
   }
 
-  void multiply(const Block& block, const float* x, Range positions, const float* residual, float* y) const {
+  void multiply(const Block& block, const float* const* starts, Range positions, const float* residual, float* y) const {
     const int64_t lanes = (block.outputs + 15) / 16 * 16;
     int64_t most = kMostRows;
     while (!isa_.tile[0][most]) --most;
@@ -145,7 +157,7 @@ class Exact : public Convolver {
         const int64_t first = positions.size() * t / tiles, rows = positions.size() * (t + 1) / tiles - first;
         const int64_t at = (positions.first + first) * layer_.out + block.first;
         const float* row[kMostRows];
-        for (int64_t r = 0; r < rows; ++r) row[r] = start(x, positions.first + first + r) + block.channel;
+        for (int64_t r = 0; r < rows; ++r) row[r] = starts[first + r] + block.channel;
         float* sum = sums.get() + (several ? first * lanes : 0);
         for (int64_t lane = 0; lane < lanes;) {
           const bool wide = lane + 32 <= lanes && isa_.tile[1][rows];
