@@ -7,37 +7,17 @@
 
 #include <cstring>
 
+#include "amx.h"
 #include "exact.h"
 
 namespace robustq {
 namespace {
 
-enum Half { kBf16 = 2, kFp16 = 3 };  // as the instruction's prefix is coded
-
-// As assembly with a memory clobber: the intrinsics of g++ 12 do not say that they read memory.
-template <int T>
-inline void load(const void* at) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(at), "r"(int64_t(64)), "i"(T) : "memory");
-}
-template <int T>
-inline void store(float* sum, int64_t pitch) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(pitch), "i"(T) : "memory");
-}
-template <int T>
-inline void clear() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(T));
-}
-// tdpbf16ps or tdpfp16ps, which assemblers before 2.40 do not know: VEX.128.(F3|F2).0F38.W0 5C
-template <Half H, int Sum, int X, int W>
-inline void multiply_add() {
-  asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"((15 - W) << 3 | H), "i"(0xc0 | Sum << 3 | X));
-}
-
-template <Half H>
+template <Product P>
 inline __m512i values() {
-  constexpr uint32_t one = H == kFp16 ? 0x3c00 : 0x3f80, nan = 0x7fc0, minus = one | 0x8000;
+  constexpr uint32_t one = P == Product::kFp16 ? 0x3c00 : 0x3f80, nan = 0x7fc0, minus = one | 0x8000;
   alignas(64) uint32_t pairs[16];
-  const uint32_t value[4] = {0, one, H == kFp16 ? 0x7e00 : nan, minus};
+  const uint32_t value[4] = {0, one, P == Product::kFp16 ? 0x7e00 : nan, minus};
   for (int i = 0; i < 16; ++i) pairs[i] = value[i & 3] | value[i >> 2] << 16;
   return _mm512_load_si512(pairs);
 }
@@ -56,10 +36,10 @@ constexpr int64_t kAhead = 2;      // steps
 constexpr int64_t kDecoded = 4;    // held
 
 // The weights of each block for one step after the other, in buffers that take turns.
-template <Half H, int Blocks>
+template <Product P, int Blocks>
 class Decoder {
  public:
-  explicit Decoder(const ExactTile& t) : t_(t), table_(values<H>()) {}
+  explicit Decoder(const ExactTile& t) : t_(t), table_(values<P>()) {}
 
   // Blocks `from` ... `to` - 1 of a step; nothing beyond the last step.
   inline void operator()(int64_t step, int from, int to) {
@@ -86,9 +66,9 @@ class Decoder {
 };
 
 // One tile of rows by four blocks of outputs. Between two products for the same sum others are under way.
-template <Half H, int Limbs>
+template <Product P, int Limbs>
 void narrow(const ExactTile& t) {
-  Decoder<H, 4> weights(t);
+  Decoder<P, 4> weights(t);
   clear<0>();
   clear<1>();
   clear<2>();
@@ -102,8 +82,8 @@ void narrow(const ExactTile& t) {
 #pragma GCC unroll 3
     for (int limb = 0; limb < Limbs; ++limb) {
       load<4>(x + limb * kExactLimb);
-      multiply_add<H, 0, 4, 6>();
-      multiply_add<H, 1, 4, 7>();
+      multiply_add<P, 0, 4, 6>();
+      multiply_add<P, 1, 4, 7>();
     }
     weights(step + kAhead, 2, 4);
     load<6>(weights.tile(step, 2));
@@ -111,8 +91,8 @@ void narrow(const ExactTile& t) {
 #pragma GCC unroll 3
     for (int limb = 0; limb < Limbs; ++limb) {
       load<5>(x + limb * kExactLimb);
-      multiply_add<H, 2, 5, 6>();
-      multiply_add<H, 3, 5, 7>();
+      multiply_add<P, 2, 5, 6>();
+      multiply_add<P, 3, 5, 7>();
     }
   }
   store<0>(t.sum, 256);
@@ -122,9 +102,9 @@ void narrow(const ExactTile& t) {
 }
 
 // Two tiles of rows by two blocks of outputs.
-template <Half H, int Limbs>
+template <Product P, int Limbs>
 void square(const ExactTile& t) {
-  Decoder<H, 2> weights(t);
+  Decoder<P, 2> weights(t);
   clear<0>();
   clear<1>();
   clear<2>();
@@ -137,11 +117,11 @@ void square(const ExactTile& t) {
 #pragma GCC unroll 3
     for (int limb = 0; limb < Limbs; ++limb) {
       load<4>(x + limb * kExactLimb);
-      multiply_add<H, 0, 4, 6>();
-      multiply_add<H, 1, 4, 7>();
+      multiply_add<P, 0, 4, 6>();
+      multiply_add<P, 1, 4, 7>();
       load<5>(second + limb * kExactLimb);
-      multiply_add<H, 2, 5, 6>();
-      multiply_add<H, 3, 5, 7>();
+      multiply_add<P, 2, 5, 6>();
+      multiply_add<P, 3, 5, 7>();
       if (limb == 0) weights(step + kAhead, 0, 2);
     }
   }
@@ -150,24 +130,6 @@ void square(const ExactTile& t) {
   store<2>(t.sum + 32 * kExactRows, 128);
   store<3>(t.sum + 32 * kExactRows + 16, 128);
 }
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};  // of a row
-  uint8_t rows[16] = {};
-};
-
-void configure(int64_t rows, int64_t second) {
-  TileConfig config;
-  const int64_t of[8] = {rows, rows, second, second, rows, second, 16, 16};
-  for (int i = 0; i < 8; ++i) {
-    config.bytes[i] = 64;
-    config.rows[i] = uint8_t(of[i]);
-  }
-  asm volatile("ldtilecfg %0" ::"m"(config));
-}
-
-void release() { asm volatile("tilerelease"); }
 
 inline __m512 columns(const float* x, int64_t count) {
   if (count >= 16) return _mm512_loadu_ps(x);
@@ -240,24 +202,20 @@ void put(const ExactPut& p) {
   }
 }
 
-template <Half H, int Limbs>
+template <Product P, int Limbs>
 int64_t peak(int64_t rounds) {
-  configure(kExactRows, kExactRows);  // and the registers are zero
-  for (int64_t r = 0; r < rounds; ++r) {
-    multiply_add<H, 0, 4, 6>();
-    multiply_add<H, 1, 4, 7>();
-    multiply_add<H, 2, 5, 6>();
-    multiply_add<H, 3, 5, 7>();
-  }
-  release();
+  multiply_registers<P>(rounds);
   return rounds * 4 * kExactRows * 16 * kExactStep / Limbs;
+}
+
+template <Product P, int Limbs>
+constexpr ExactUnit unit(decltype(ExactUnit::split) split) {
+  return {Limbs, peak<P, Limbs>, split, configure_rows, release, narrow<P, Limbs>, square<P, Limbs>, put};
 }
 
 }  // namespace
 
-const ExactUnit amx_exact_bf16 = {3,       peak<kBf16, 3>,   split_bf16,       configure,
-                                  release, narrow<kBf16, 3>, square<kBf16, 3>, put};
-const ExactUnit amx_exact_fp16 = {2,       peak<kFp16, 2>,   split_fp16,       configure,
-                                  release, narrow<kFp16, 2>, square<kFp16, 2>, put};
+const ExactUnit amx_exact_bf16 = unit<Product::kBf16, 3>(split_bf16);
+const ExactUnit amx_exact_fp16 = unit<Product::kFp16, 2>(split_fp16);
 
 }  // namespace robustq

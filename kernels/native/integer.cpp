@@ -16,7 +16,7 @@ namespace robustq {
 namespace {
 
 constexpr int64_t kPanelBytes = 512 * 1024;  // activations of a panel of rows, in the second-level cache
-constexpr int64_t kUnitPanelBytes = 1024 * 1024;  // the same for a matrix unit, whose processors have more of it
+constexpr int64_t kUnitPanelBytes = 320 * 1024;  // the same for a matrix unit, beside a block's codes
 constexpr int64_t kUnitPlanes = 4;           // from so many planes of rows on, the matrix unit is used
 
 // One or two planes of rows and whole blocks, several at once; what is left of `blocks`.
@@ -162,7 +162,9 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
   const int64_t blocks = blocks_of(w);
   const int64_t parts = parts_for(rows * w.out * in, 4 * kThreadWork, threads);
   const bool by_output = blocks >= 4 * parts || blocks >= rows;
-  const int64_t most = std::max<int64_t>(kMaxPlanes, (unit ? kUnitPanelBytes : kPanelBytes) / row_bytes);
+  const int64_t tiles = 2 * kTileRows / mode.planes;  // rows of two tiles, which the unit takes at once
+  const int64_t most = unit ? std::max(tiles, kUnitPanelBytes / row_bytes / tiles * tiles)
+                            : std::max<int64_t>(kMaxPlanes, kPanelBytes / row_bytes);
   in_parts(parts, by_output ? blocks : rows, [&](Range range) {
     const Range mine = by_output ? Range{0, rows} : range;
     Buffer<uint8_t> block = buffer<uint8_t>(decoded ? std::min(kMaxSteps, plan.steps) * kDecodedStep : 1);

@@ -1,8 +1,7 @@
-// Layers on a matrix unit: which weights are decoded when, and what is summed where.
+// Layers on a matrix unit: what is summed where.
 //
-// The activations of a panel are copied to tiles once. For a block of 64 outputs the columns go by in sweeps, parts of
-// one piece or of several. A sweep is decoded into the first-level cache and used for all rows of the panel, whose
-// integer sums (of unfinished pieces) and float totals wait in the second-level cache.
+// The activations of a panel are copied to tiles once and stay in the second-level cache, as do the codes of a block of
+// 64 outputs, which are decoded again for every two tiles.
 #include "matrix.h"
 
 #include <cstring>
@@ -12,33 +11,7 @@
 namespace robustq {
 namespace {
 
-struct Part {
-  const Piece* piece;
-  int64_t from, steps;      // of the piece's codes
-  int64_t chunk, decoded;   // where its activations and its weights are, in chunks of the tile and of the sweep
-  bool begins, ends;        // the piece
-};
-using Sweep = std::vector<Part>;
-
 int64_t chunks_of(int64_t steps) { return (steps + kChunk - 1) / kChunk; }
-
-std::vector<Sweep> sweeps_of(const Plan& plan) {
-  std::vector<Sweep> sweeps(1);
-  int64_t filled = 0, chunk = 0;
-  for (const Piece& piece : plan.pieces)
-    for (int64_t from = 0; from < piece.steps;) {
-      if (filled == kSweepChunks) {
-        sweeps.emplace_back();
-        filled = 0;
-      }
-      const int64_t steps = std::min(piece.steps - from, (kSweepChunks - filled) * kChunk);
-      sweeps.back().push_back({&piece, from, steps, chunk, filled, from == 0, from + steps == piece.steps});
-      filled += chunks_of(steps);
-      chunk += chunks_of(steps);
-      from += steps;
-    }
-  return sweeps;
-}
 
 // Activations as tiles [tile][chunk][row][64]; zero after the columns of each piece. Missing rows are left as they are.
 void copy_tiles(const Plan& plan, const Panel& panel, int64_t tile_planes, int64_t chunks, int8_t* to) {
@@ -77,56 +50,37 @@ void multiply_by_unit(const Weights& w, const Plan& plan, const Panel& panel, in
   const Unit& unit = *unit_current();
   const int64_t rows = int64_t(panel.scale.size()), tile_rows = kTileRows / panel.planes;
   const int64_t tiles = (rows + tile_rows - 1) / tile_rows;
-  const std::vector<Sweep> sweeps = sweeps_of(plan);
-  const int64_t chunks = sweeps.back().back().chunk + chunks_of(sweeps.back().back().steps);
+  int64_t chunks = 0;
+  for (const Piece& piece : plan.pieces) chunks += chunks_of(piece.steps);
   const Buffer<int8_t> x = buffer<int8_t>(tiles * chunks * kTileBytes);
-  const Buffer<uint8_t> decoded = buffer<uint8_t>(kSweepChunks * kChunkBytes);
-  const Buffer<int32_t> sums = buffer<int32_t>(rows * panel.planes * kOutputs);
-  const Buffer<float> totals = buffer<float>(rows * kOutputs);
   copy_tiles(plan, panel, tile_rows * panel.planes, chunks, x.get());
-  // While a sweep is in use the next one is fetched: a share in each tile.
-  const int64_t chunk_codes = kChunk * 32 * w.bits, ahead = (chunk_codes / 64 + tiles - 1) / tiles;
-  int configured = 0;
+  alignas(64) int32_t sum[2 * kTileRows * kOutputs];
+  alignas(64) float total[2 * kTileRows * kOutputs];
+  int64_t configured = 0;
   for (int64_t block = first_block; block < last_block; ++block) {
     const int64_t output = block * kOutputs;
-    const int outputs = int(std::min<int64_t>(kOutputs, w.out - output)), fields = (outputs + 15) / 16;
-    for (const Sweep& sweep : sweeps) {
-      const auto codes = [&](const Part& part) {
-        return w.codes + (block * plan.steps + part.piece->step + part.from) * 32 * w.bits;
-      };
-      if (tiles > 1)
-        for (const Part& part : sweep)
-          unit.decode[w.bits / 4](codes(part), part.steps, decoded.get() + part.decoded * kChunkBytes);
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int64_t row = tile * tile_rows;
-        const int count = int(std::min(tile_rows, rows - row)), planes = count * panel.planes;
-        if (planes != configured) unit.configure(configured = planes);
-        int32_t* sum = sums.get() + row * panel.planes * kOutputs;
-        for (const Part& part : sweep) {
-          UnitTile t = {};
-          t.x = x.get() + (tile * chunks + part.chunk) * kTileBytes;
-          t.weights = tiles > 1 ? decoded.get() + part.decoded * kChunkBytes : codes(part);
-          t.chunks = chunks_of(part.steps);
-          t.ahead = codes(part) + kSweepChunks * chunk_codes + tile * t.chunks * ahead * 64;
-          t.ahead_lines = ahead;
-          t.fields = fields;
-          t.add = !part.begins;
-          t.sum = sum;
-          if (tiles > 1) unit.multiply(t);
-          else unit.multiply_codes[w.bits / 4](t, part.steps);
-          if (part.ends) {
-            const int64_t at = part.piece->group * w.out + output;
-            const int64_t here = (part.piece - plan.pieces.data()) * rows + row;
-            unit.add({sum, w.scale + at, w.zero ? w.zero + at : nullptr,
-                      w.zero ? &panel.total[size_t(here * panel.planes)] : nullptr, totals.get() + row * kOutputs,
-                      w.bits, panel.planes, count, outputs, part.piece == plan.pieces.data()});
-          }
-        }
+    const int outputs = int(std::min<int64_t>(kOutputs, w.out - output));
+    for (int64_t tile = 0; tile < tiles; tile += 2) {
+      const int64_t row = tile * tile_rows, left = std::min(2 * tile_rows, rows - row);
+      const int64_t count = std::min(tile_rows, left), second = left - count;
+      if (left != configured) unit.configure(count * panel.planes, (second ? second : count) * panel.planes);
+      configured = left;
+      const int8_t* at = x.get() + tile * chunks * kTileBytes;
+      for (size_t p = 0; p < plan.pieces.size(); ++p) {
+        const Piece& piece = plan.pieces[p];
+        unit.multiply[w.bits / 4]({{at, second ? at + chunks * kTileBytes : nullptr},
+                                   w.codes + (block * plan.steps + piece.step) * 32 * w.bits, piece.steps,
+                                   (outputs + 15) / 16, sum});
+        at += chunks_of(piece.steps) * kTileBytes;
+        const int64_t scale = piece.group * w.out + output, here = int64_t(p) * rows + row;
+        unit.add({sum, w.scale + scale, w.zero ? w.zero + scale : nullptr,
+                  w.zero ? &panel.total[size_t(here * panel.planes)] : nullptr, total, w.bits, panel.planes, int(left),
+                  outputs, p == 0});
       }
+      for (int64_t r = 0; r < left; ++r)
+        unit.put(total + r * kOutputs, panel.scale[size_t(row + r)], w.bias ? w.bias + output : nullptr, outputs, relu,
+                 panel.y[size_t(row + r)] + output);
     }
-    for (int64_t row = 0; row < rows; ++row)
-      unit.put(totals.get() + row * kOutputs, panel.scale[size_t(row)], w.bias ? w.bias + output : nullptr, outputs,
-               relu, panel.y[size_t(row)] + output);
   }
   unit.release();
 }

@@ -1,8 +1,8 @@
 // A matrix unit: what it offers to the driver in matrix.cpp. Declarations only.
 //
-// Columns go in chunks of 16 steps (64 columns). Activations of a chunk are a tile of 16 rows of 64 bytes; weights are
-// decoded to signed bytes, [field][step][64 bytes], where field b is a power of two times the codes, as masking leaves
-// it; `add` shifts the sums. Beyond the last step of a piece activations are zero and weights are anything.
+// Columns go in chunks of 16 steps (64 columns). Activations of a chunk are a tile of 16 rows of 64 bytes. Weights are
+// decoded to signed bytes, a power of two times the codes, as masking leaves it; `add` shifts the sums. Beyond the last
+// step activations are zero and weights are anything.
 #pragma once
 #include "integer.h"
 
@@ -11,18 +11,14 @@ namespace robustq {
 constexpr int kTileRows = 16;  // planes of rows in a tile
 constexpr int64_t kChunk = 16;  // steps
 constexpr int64_t kTileBytes = kTileRows * 4 * kChunk;
-constexpr int64_t kChunkBytes = kFields * kChunk * 64;
 constexpr int64_t kSweepChunks = 8;  // decoded at a time: 32 kB, for the first-level cache
 
 struct UnitTile {
-  const int8_t* x;         // chunks of activations
-  const uint8_t* weights;  // chunks, decoded, or codes
-  int64_t chunks;
-  const uint8_t* ahead;    // `multiply` asks the memory for so many cache lines from here on in each chunk
-  int64_t ahead_lines;
-  int fields;              // groups of 16 outputs that are wanted
-  bool add;                // to what `sum` holds
-  int32_t* sum;            // [plane][64]
+  const int8_t* x[2];    // chunks of activations; the second is null: one tile of rows
+  const uint8_t* codes;  // of a block
+  int64_t steps;
+  int fields;            // groups of 16 outputs that are wanted
+  int32_t* sum;          // [plane of both tiles][64]
 };
 
 // total = (first ? 0 : total) + weight_scale * (sum - (zero - usual) * activations); two planes are 256 * high + low.
@@ -50,13 +46,9 @@ struct UnitWindow {
 
 struct Unit {
   int64_t (*peak)(int64_t rounds);  // as in integer.h
-  void (*configure)(int planes);
+  void (*configure)(int64_t planes, int64_t second);  // rows of the one tile and of the other
   void (*release)();
-  // steps of codes -> chunks; what fills up the last chunk is left as it is
-  void (*decode[2])(const uint8_t* codes, int64_t steps, uint8_t* out);
-  void (*multiply)(const UnitTile&);
-  // `steps` steps of codes, all fields; faster than `decode` and `multiply` for one tile of rows
-  void (*multiply_codes[2])(const UnitTile&, int64_t steps);
+  void (*multiply[2])(const UnitTile&);        // of two bits, of four
   void (*add)(const UnitAdd&);
   // For windows whose parts have so many steps
   void (*configure_window)(int steps);

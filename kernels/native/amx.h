@@ -1,0 +1,72 @@
+// What the files for AMX share: tile registers. All of it static but for two declarations: see CMakeLists.txt.
+#pragma once
+#include <cstdint>
+
+namespace robustq {
+
+struct UnitWindow;
+void amx_configure_window(int steps);  // amx_window.cpp
+void amx_window(const UnitWindow& w, int planes, int fields);
+
+namespace {
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};  // of a row
+  uint8_t rows[16] = {};
+
+  void set(int tile, int64_t tile_rows, int64_t row_bytes) {
+    rows[tile] = uint8_t(tile_rows);
+    bytes[tile] = uint16_t(row_bytes);
+  }
+  void use() const { asm volatile("ldtilecfg %0" ::"m"(*this)); }
+};
+
+// Registers 0 and 1 are sums of one tile of rows, which is in 4; 2 and 3 those of another, in 5.
+[[maybe_unused]] void configure_rows(int64_t rows, int64_t second) {
+  TileConfig config;
+  const int64_t of[8] = {rows, rows, second, second, rows, second, 16, 16};
+  for (int i = 0; i < 8; ++i) config.set(i, of[i], 64);
+  config.use();
+}
+
+[[maybe_unused]] void release() { asm volatile("tilerelease"); }
+
+// As assembly with a memory clobber: the intrinsics of g++ 12 do not say that they read memory.
+template <int T>
+inline void load(const void* at, int64_t pitch = 64) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(at), "r"(pitch), "i"(T) : "memory");
+}
+template <int T>
+inline void store(void* sum, int64_t pitch) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(pitch), "i"(T) : "memory");
+}
+template <int T>
+inline void clear() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(T));
+}
+
+enum class Product { kBf16 = 2, kFp16 = 3, kInt8 };  // the first two as the instruction's prefix is coded
+
+template <Product P, int Sum, int X, int W>
+inline void multiply_add() {
+  // tdpbf16ps or tdpfp16ps, which assemblers before 2.40 do not know: VEX.128.(F3|F2).0F38.W0 5C
+  constexpr int kPrefix = (15 - W) << 3 | int(P), kRegisters = 0xc0 | Sum << 3 | X;
+  if (P != Product::kInt8) asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"(kPrefix), "i"(kRegisters));
+  else asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+}
+
+template <Product P>
+void multiply_registers(int64_t rounds) {  // four products a round; for rooflines
+  configure_rows(16, 16);  // and the registers are zero
+  for (int64_t r = 0; r < rounds; ++r) {
+    multiply_add<P, 0, 4, 6>();
+    multiply_add<P, 1, 4, 7>();
+    multiply_add<P, 2, 5, 6>();
+    multiply_add<P, 3, 5, 7>();
+  }
+  release();
+}
+
+}  // namespace
+}  // namespace robustq
