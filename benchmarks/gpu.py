@@ -44,12 +44,14 @@ class Part:
 
 PARTS = (
     Part("compile", 150),
-    Part("right: linear", 100),
-    Part("right: convolutions", 60),
-    Part("right: situations", 60),
+    Part("right: linear", 80),
+    Part("right: convolutions", 40),
+    Part("right: situations", 40),
+    Part("right: networks", 40),
     Part("speed: copies", 30),
     Part("speed: linear", 120, ("right: linear",)),
     Part("speed: convolutions", 60, ("right: convolutions",)),
+    Part("speed: networks", 60, ("right: networks",)),
     Part("right: specialised", 60),
     Part("speed: specialised", 100, ("right: specialised",)),
     Part("memory", 120, under=(SANITIZER, "--tool", "memcheck", "--error-exitcode", "9"), run="right: situations"),
@@ -190,6 +192,7 @@ def child(name: str, rows: str) -> None:
 
 
 def rows_of(name: str, device: Any) -> Iterator[Row]:
+    import gpu_networks
     import gpu_right
     import gpu_speed
 
@@ -198,10 +201,12 @@ def rows_of(name: str, device: Any) -> Iterator[Row]:
         "right: linear": gpu_right.linear_layers,
         "right: convolutions": gpu_right.convolutions,
         "right: situations": gpu_right.situations,
+        "right: networks": gpu_networks.right,
         "right: specialised": gpu_right.specialised,
         "speed: copies": gpu_speed.copies,
         "speed: linear": gpu_speed.linear_layers,
         "speed: convolutions": gpu_speed.convolutions,
+        "speed: networks": gpu_networks.speed,
         "speed: specialised": gpu_speed.specialised,
     }[name](device)
 
@@ -240,6 +245,10 @@ def verdicts(parts: dict[str, Row]) -> Iterator[str]:
     yield from (f"WRONG: {row['case']}: {row['error']:.1e}" for row in wrong[:20])
     yield from (f"{name}: {result['status']}" for name, result in parts.items() if result["status"] != "done")
     yield from targets(parts)
+    for row in parts.get("speed: networks", {}).get("rows", ()):
+        us = row["us"]
+        times = ", ".join(f"{name} {us['torch bf16'] / us[name]:.2f}" for name in us if name != "torch bf16")
+        yield f"{row['network']} batch {row['batch']}, times as fast as torch bf16: {times}"
     if pairs := parts.get("speed: specialised", {}).get("rows"):
         ratios = [row["gemm.cu"] / row["hopper.cu"] for row in pairs]
         mean = statistics.geometric_mean(ratios)

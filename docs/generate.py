@@ -127,7 +127,11 @@ run of less than ten minutes: correctness first, every part in a process of its 
 | K2 | `hopper.cu` | linear layers on Hopper, on request: one warp fetches by copies in bulk, eight multiply |
 | K3 | `small.cu` | the same as K1 from a bitmap and signs, and without the tiles that hold no code |
 | K4 | `gemm.cu` | convolution as K2 over patches that are never written down; residual, ReLU, next layer's maximum |
-| K5 | `quantize.cu` | activations to bytes, one scale a sample |
+| K5 | `quantize.cu` | activations to bytes, one scale a sample; on several blocks where the largest value is known |
+
+A fused chain (`fuse`) is two launches a layer, K5 and K4: K4 leaves the largest magnitude of each sample behind, so
+that the next layer is quantized without a pass that looks for it. The mode `exact`, zero points and grouped
+convolutions run by the reference.
 
 They run where a layer of `pack_model(..., mode="accurate"` or `"int8")` gets CUDA tensors; groups of columns must be
 whole tiles of 128, or else the reference runs (`robustq.kernels.status()` says what does). The sources are package

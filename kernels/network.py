@@ -5,7 +5,7 @@ A program is text, whole numbers between spaces: how many inputs, how many slots
 the last step writes is the result. Only an `Add` or a `Relu` may write the slot that it reads as its source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -62,6 +62,11 @@ class Convolve(NamedTuple):
         shape = (-(-self.out // lowbit.OUTPUTS), columns // lowbit.STEP, 32 * self.bits)
         count = shape[0] * shape[1] * shape[2]
         return codes[self.codes : self.codes + count].view(shape)
+
+    def scale_and_bias(self, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """(out,) each."""
+        scale, bias = factors[self.factors : self.factors + 2 * self.out].view(2, self.out)
+        return scale, bias
 
 
 class Add(NamedTuple):
@@ -204,7 +209,20 @@ def sizes_of(inputs: Sequence[Tensor]) -> tuple[Size, ...]:
     return tuple((x.shape[1], x.shape[2], x.shape[3]) for x in inputs)
 
 
-def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, mode: str) -> Tensor:
+Convolving: TypeAlias = Callable[[Convolve, Tensor, Tensor | None, Tensor, Tensor, str], Tensor]
+
+
+def convolved(step: Convolve, x: Tensor, residual: Tensor | None, codes: Tensor, factors: Tensor, mode: str) -> Tensor:
+    """What a `Convolve` means: act(conv(x) + bias + residual)."""
+    early = bool(step.relu) and residual is None
+    y = convolve(x, step, codes, factors, mode, early)
+    y = y if residual is None else y + residual
+    return y.relu() if step.relu and not early else y
+
+
+def run(
+    inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, mode: str, by: Convolving = convolved
+) -> Tensor:
     """What a program means: its steps one by one, in float32; in mode "exact" in float64 if the first input is that."""
     check(inputs, codes, factors, mode)
     result_size(program, sizes_of(inputs))
@@ -214,11 +232,7 @@ def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, 
     for step in steps:
         x = slots[step.source]
         if isinstance(step, Convolve):
-            added = slots.get(step.residual)
-            early = bool(step.relu) and added is None
-            y = convolve(x, step, codes, factors, mode, early)
-            y = y if added is None else y + added
-            y = y.relu() if step.relu and not early else y
+            y = by(step, x, slots.get(step.residual), codes, factors, mode)
         elif isinstance(step, Add):
             y = x + slots[step.other]
             y = y.relu() if step.relu else y
@@ -235,7 +249,7 @@ def run(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, program: str, 
 
 def convolve(x: Tensor, step: Convolve, codes: Tensor, factors: Tensor, mode: str, relu: bool) -> Tensor:
     """act(conv(x) + bias), by `robustq::lowbit_conv2d` or, in mode "exact", by torch with the weight decoded."""
-    scale, bias = factors[step.factors : step.factors + 2 * step.out].view(2, step.out)
+    scale, bias = step.scale_and_bias(factors)
     packed = step.packed(codes, x.shape[1])
     if mode != "exact":
         return lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, relu)

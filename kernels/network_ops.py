@@ -82,3 +82,5 @@ def native_network(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, pro
 
 if backend.native is not None:
     LIBRARY.impl("lowbit_network", native_network, "CPU")
+if torch.backends.cuda.is_built():
+    from .cuda import network_ops as _cuda_ops  # noqa: F401  registers itself for CUDA tensors

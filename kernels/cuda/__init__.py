@@ -9,6 +9,7 @@
 | product.cuh | what gemm.cu and hopper.cu share: operands out of words, and the results                    |
 | layout.py   | weights in the order in which the tensor cores take them                                    |
 | products.py | which kernel, on how large a grid, with which arguments                                     |
+| chain.py    | the convolutions of a fused chain, each layer's maximum handed to the next                  |
 | compiler.py, machine.py | from source to machine code, and onto the GPU                                   |
-| ops.py, support.py | the ops of `lowbit_ops` on CUDA tensors, and whether they run here                   |
+| ops.py, network_ops.py, support.py | the ops on CUDA tensors, and whether they run here                   |
 """

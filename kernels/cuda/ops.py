@@ -68,20 +68,24 @@ def conv2d_cuda(
 
 
 def _kept_fragments(packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None) -> Fragments:
-    now = (_version(packed), _version(scale))
+    now = (version(packed), version(scale))
     found = _kept.get(packed)
     if found is not None and found[0] is scale and found[1] == now:
         return found[2]
+    made = _kept[packed] = (scale, now, lowbit_fragments(packed, scale, bits, columns, kernel))
+    return made[2]
+
+
+def lowbit_fragments(packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None) -> Fragments:
+    """A packed matrix, or a packed kernel of this height and width, in fragment order."""
     codes = lowbit.decode(packed, bits, scale.shape[1], columns, scale.shape[0])
     if kernel is not None:  # a piece of 16 bytes has one tap: channels are padded to 16
         by_tap = codes.view(len(codes), kernel[0] * kernel[1], -1)
         codes = F.pad(by_tap, (0, -by_tap.shape[-1] % 16)).flatten(1)
-    made = fragments(codes, scale, bits)
-    _kept[packed] = (scale, now, made)
-    return made
+    return fragments(codes, scale, bits)
 
 
-def _version(tensor: Tensor) -> int:
+def version(tensor: Tensor) -> int:
     """How often it was written to; tensors of inference mode are not, once they are made."""
     return 0 if tensor.is_inference() else tensor._version
 

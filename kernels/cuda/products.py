@@ -20,6 +20,7 @@ _ELEMENT = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PIECES = TILE // 16
 _TILE_ROWS = 128  # of activations in a stage of hopper.cu
 _STAGES = 4
+_BLOCKS_OF_IMAGE = 64  # most that share a sample once its scale is known
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def linear(
 ) -> Tensor:
     """x (samples, columns) float32, float16 or bfloat16 -> y (samples, outputs) of its dtype.
 
-    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or, for two-bit codes, "bf16" (not from a
-    bitmap).
+    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or "bf16": two-bit codes, no bitmap.
     """
     samples = len(x)
     y = x.new_empty(samples, weight.outputs)
@@ -137,10 +137,12 @@ def convolution(
     launch: Launcher,
     epilogue: Epilogue = Epilogue(),
     gpu: Gpu = Gpu(),
+    known: Tensor | None = None,
 ) -> Tensor:
     """x (n, c, h, w), weight of columns (kernel row, kernel column, c padded to 16) -> y (n, outputs, oh, ow).
 
-    y is channels-last in memory; a residual must be too. mode "int8" or "accurate", one scale a sample.
+    y is channels-last in memory; a residual must be too. mode "int8" or "accurate", one scale a sample. `known` is what
+    `Epilogue.largest` took from the layer that made x, which spares a pass over x.
     """
     n, channels, height, width = x.shape
     tall, wide = window.output(height, width)
@@ -151,10 +153,12 @@ def convolution(
         q = torch.empty(limbs * plane, dtype=torch.int8, device=x.device)
         unit = torch.empty(n, dtype=torch.float32, device=x.device)
         sizes = [ctypes.c_int(v) for v in (channels, height, width)]
-        arguments = [x, *sizes, *map(ctypes.c_longlong, x.stride()), ctypes.c_int(padded), q, ctypes.c_longlong(plane)]
         # x.stride() is by sample, channel, row, column: the order of the kernel's arguments.
+        strides = map(ctypes.c_longlong, x.stride())
+        arguments = [x, *sizes, *strides, ctypes.c_int(padded), known, q, ctypes.c_longlong(plane), unit]
         defines = {"LIMBS": limbs, "ORDER": 2, "ELEMENT": element}
-        launch(Launch("quantize.cu", "quantize_images", defines, (n, 1), 128, [*arguments, unit]), x.device)
+        share = 1 if known is None else min(_BLOCKS_OF_IMAGE, -(-height * width * padded // (4 * THREADS)))
+        launch(Launch("quantize.cu", "quantize_images", defines, (n, share), 128, arguments), x.device)
         rows, columns = window.kernel
         shape = Geometry(
             height, width, padded, tall, wide, columns, rows * columns, *window.stride, *window.padding,

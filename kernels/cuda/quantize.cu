@@ -97,25 +97,26 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 }
 #else
-// One block a sample; `padded` channels are a multiple of 16, strides in elements.
+// `padded` channels are a multiple of 16, strides in elements. `largest`, if given, is the largest magnitude of each
+// sample as bits (gemm.cu has left it): then several blocks, along y, share a sample; else one block has it to itself.
 extern "C" __global__ void __launch_bounds__(THREADS)
     quantize_images(const Element* x, int channels, int height, int width, i64 by_sample, i64 by_channel, i64 by_row,
-                    i64 by_column, int padded, u8* q, i64 plane, float* scale) {
+                    i64 by_column, int padded, const u32* largest, u8* q, i64 plane, float* scale) {
   const Element* from = x + blockIdx.x * by_sample;
-  i64 pixels = (i64)height * width;
-  u32 largest = 0;
-  for (i64 i = threadIdx.x; i < pixels * channels; i += THREADS) {
+  i64 pixels = (i64)height * width, fours = padded / 4;
+  u32 most = 0;
+  for (i64 i = threadIdx.x; !largest && i < pixels * channels; i += THREADS) {
     i64 channel = i / pixels, pixel = i % pixels;
     u32 bits = float_bits(widen(from[channel * by_channel + pixel / width * by_row + pixel % width * by_column]));
     bits &= 0x7FFFFFFF;
-    largest = bits > largest ? bits : largest;
+    most = bits > most ? bits : most;
   }
-  float inverse, unit = scale_of(largest_of_block(largest), &inverse);
-  if (threadIdx.x == 0) scale[blockIdx.x] = unit;
-  // Pixels go with the threads, so that planar images are read along their rows.
-  for (i64 i = threadIdx.x; i < pixels * (padded / 4); i += THREADS) {
-    i64 pixel = i % pixels;
-    int channel = 4 * (int)(i / pixels);
+  float inverse, unit = scale_of(largest ? largest[blockIdx.x] : largest_of_block(most), &inverse);
+  if (threadIdx.x == 0 && blockIdx.y == 0) scale[blockIdx.x] = unit;
+  for (i64 i = blockIdx.y * THREADS + threadIdx.x; i < pixels * fours; i += (i64)gridDim.y * THREADS) {
+    // Neighbouring threads have neighbouring channels where these are neighbours in memory, else pixels.
+    i64 pixel = by_channel == 1 ? i / fours : i % pixels;
+    int channel = 4 * (int)(by_channel == 1 ? i % fours : i / pixels);
     const Element* at = from + pixel / width * by_row + pixel % width * by_column;
     float value[4];
 #pragma unroll

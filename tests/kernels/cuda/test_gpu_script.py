@@ -130,3 +130,13 @@ def test_its_timings_time_what_they_name(script: Any, monkeypatch: pytest.Monkey
     launched.clear()
     assert len(list(speed.specialised(CPU))) == 4 * 5
     assert set(launched) == {"quantize_rows", "large_product", "specialised_product"}
+
+
+def test_its_network_is_one_chain(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = script("gpu_networks")
+    rows = list(networks.right(CPU))
+    assert [row["case"] for row in rows if not row["right"]] == []
+    monkeypatch.setattr(networks, "BATCHES", (1,))
+    monkeypatch.setattr(networks, "microseconds", lambda works: float(len([work() for work in works])))
+    (row,) = networks.speed(CPU)
+    assert set(row["us"]) == {"torch bf16", "2 bits int8", "2 bits accurate"}

@@ -1,5 +1,8 @@
 """Why there are no kernels: also where a kernel is asked for that the device does not have."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -21,3 +24,15 @@ def test_the_reason_names_what_is_missing(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(support, "gemm", wanted)
     assert reason in str(support.reason.__wrapped__())
+
+
+@pytest.mark.parametrize("first", ["network", "lowbit_ops", "cuda.network_ops"])
+def test_the_ops_are_registered_whatever_is_imported_first(first: str) -> None:
+    code = (
+        "import torch; torch.backends.cuda.is_built = lambda: True; "
+        f"import robustq.kernels.{first}, robustq.kernels.network_ops; "
+        "has = torch._C._dispatch_has_kernel_for_dispatch_key; "
+        "assert all(has(f'robustq::lowbit_{name}', 'CUDA') for name in ('linear', 'conv2d', 'network'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
