@@ -14,8 +14,6 @@ from .direct import address, plain
 from .ops import LIBRARY
 from .ready import Ready
 
-DECODED = 1024  # outputs whose weights mode "exact" holds at a time; a multiple of 64
-
 WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups"
 LIBRARY.define(
     "lowbit_linear(Tensor x, Tensor packed, Tensor scale, Tensor? bias, int bits, int in_features, str mode, bool relu,"
@@ -67,9 +65,8 @@ def lowbit_linear(
 ) -> Tensor:
     """x (*, in), packed codes and scale (groups, out) (lowbit.py), bias (out,) or None -> y (*, out), dtype of x.
 
-    zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" decodes the weight, some outputs at a time,
-    for torch's own product; "accurate" differs from float64 by about 4e-5 of the largest output, "int8" by about 1e-2
-    (Gaussian x).
+    zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" leaves x as it is (5e-7 of the largest
+    output from float64), "accurate" differs by about 4e-5, "int8" by about 1e-2 (Gaussian x).
     Differentiable in x and bias.
     """
     if backend.native is not None and plain(x, packed, scale, bias, zero):
@@ -193,8 +190,6 @@ def native_linear(
 ) -> Tensor:
     """`lowbit.linear` by the native module."""
     lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
-    if mode == "exact":
-        return exact_linear(x, packed, scale, bias, bits, in_features, relu, zero)
     y = ready(packed, scale, bias, bits, in_features, mode, relu, zero)(x.float())
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
@@ -209,39 +204,17 @@ def ready(
     relu: bool,
     zero: Tensor | None,
 ) -> Ready:
-    """A layer that has passed `lowbit.check_layer` in an integer mode, for native code."""
+    """A layer that has passed `lowbit.check_layer`, for native code."""
     packed, scale = packed.contiguous(), scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     zero = None if zero is None else zero.contiguous()
     groups, out = scale.shape
-    places = (packed.data_ptr(), scale.data_ptr(), address(bias), address(zero))
-    numbers = (*places, bits, groups, out, in_features, lowbit.PLANES[mode], relu)
+    size = (packed.data_ptr(), scale.data_ptr(), address(bias), address(zero), bits, groups, out, in_features)
+    tensors = (packed, scale, bias, zero, (out, in_features), mode, relu)
+    if mode == "exact":
+        return Ready(backend.native.float_linear, (*size, relu), *tensors, ternary=False)
     ternary = bits == 2 and groups == 1 and zero is None
-    native = backend.native.integer_linear
-    return Ready(native, numbers, packed, scale, bias, zero, (out, in_features), mode, relu, ternary)
-
-
-def exact_linear(
-    x: Tensor,
-    packed: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    bits: int,
-    in_features: int,
-    relu: bool,
-    zero: Tensor | None,
-) -> Tensor:
-    """`lowbit.linear` in mode "exact": natively decoded, DECODED outputs at a time, and multiplied by torch."""
-    out = scale.shape[1]
-    y = x.new_empty((x.numel() // in_features, out), dtype=torch.float32)
-    rows = x.float().reshape(-1, in_features)
-    for first in range(0, out, DECODED):
-        part = slice(first, min(out, first + DECODED))
-        own = packed[first // lowbit.OUTPUTS : -(-part.stop // lowbit.OUTPUTS)]
-        points = None if zero is None else zero[:, part]
-        torch.mm(rows, native_dense(own, scale[:, part], bits, in_features, points), out=y[:, part])
-    y = y if bias is None else y.add_(bias.float())
-    return (y.relu_() if relu else y).view(*x.shape[:-1], out).to(x.dtype)
+    return Ready(backend.native.integer_linear, (*size, lowbit.PLANES[mode], relu), *tensors, ternary=ternary)
 
 
 def native_dense(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tensor | None = None) -> Tensor:

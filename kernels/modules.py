@@ -54,8 +54,6 @@ class PackedLinear(Packed):
         if self.words:
             reference.check_layer(packed, scale, bias, *self.matrix)
             return ops.ready(packed, scale, bias, *self.matrix).keep()
-        if self.mode == "exact":
-            return None
         layer = (packed, scale, bias, self.bits, self.matrix[1], self.mode)
         lowbit.check_layer(*layer, zero)
         return lowbit_ops.ready(*layer, relu=False, zero=zero).keep()

@@ -123,20 +123,33 @@ robustq::Activation activation(int planes, bool relu, uintptr_t x, uintptr_t y, 
   return {planes, relu};
 }
 
-// x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0,
-// zero (groups, out) u8 or 0 -> y (rows, out) f32
-void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, uintptr_t zero,
-                    int bits, int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y,
-                    int threads) {
+void need_sizes(int64_t rows, int64_t out, int64_t in, int64_t groups) {
   need(rows > 0, "rows must be positive; rows", rows);
   need(in > 0, "in_features must be positive; in_features", in);
   need(groups > 0 && groups <= in, "groups must be in 1 ... in_features; groups", groups);
   need_product("in_features x out_features is too large", {out, in});
   need_product("rows x in_features is too large", {rows, in});
   need_product("rows x out_features is too large", {rows, out});
+}
+
+// x (rows, in) f32, codes u8 (ceil(out / 64), steps, 32 bits), scale (groups, out) f32, bias (out,) f32 or 0,
+// zero (groups, out) u8 or 0 -> y (rows, out) f32
+void integer_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, uintptr_t zero,
+                    int bits, int64_t groups, int64_t out, int64_t in, int planes, bool relu, uintptr_t y,
+                    int threads) {
+  need_sizes(rows, out, in, groups);
   const robustq::Weights w = with_zero(weights(codes, scale, bias, bits, groups, out), zero);
   const robustq::Activation mode = activation(planes, relu, x, y, threads);
   robustq::integer_linear(w, reinterpret_cast<const float*>(x), rows, in, mode, reinterpret_cast<float*>(y), threads);
+}
+
+// The same in float32
+void float_linear(uintptr_t x, int64_t rows, uintptr_t codes, uintptr_t scale, uintptr_t bias, uintptr_t zero, int bits,
+                  int64_t groups, int64_t out, int64_t in, bool relu, uintptr_t y, int threads) {
+  need_sizes(rows, out, in, groups);
+  const robustq::Weights w = with_zero(weights(codes, scale, bias, bits, groups, out), zero);
+  activation(1, relu, x, y, threads);
+  robustq::float_linear(w, reinterpret_cast<const float*>(x), rows, in, relu, reinterpret_cast<float*>(y), threads);
 }
 
 // codes, scale and zero as above -> weight (in, out) f32
@@ -286,6 +299,7 @@ NB_MODULE(_native, m) {
   m.def("count_nonzero", &count_nonzero, nb::call_guard<nb::gil_scoped_release>());
   m.def("make_lists", &make_lists, nb::call_guard<nb::gil_scoped_release>());
   m.def("sparse_linear", &sparse_linear, nb::call_guard<nb::gil_scoped_release>());
+  m.def("float_linear", &float_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_linear", &integer_linear, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_convolution", &integer_convolution, nb::call_guard<nb::gil_scoped_release>());
   m.def("integer_network", &integer_network, nb::call_guard<nb::gil_scoped_release>());

@@ -1,4 +1,5 @@
-// Convolutions in float32: what an instruction set offers to the drivers in floats.cpp and depthwise.cpp. Declarations only.
+// Layers in float32: what an instruction set offers to the drivers in floats.cpp, depthwise.cpp and codes.cpp. Declarations
+// only.
 //
 // Codes are those of integer.h, decoded to whole numbers in float32; scales come last.
 #pragma once
@@ -39,12 +40,29 @@ struct FloatSettle {
   bool relu;
 };
 
+// sum[row][64] = x (codes - shift)^T * scale of a block of 64 outputs, group by group; codes are decoded in registers.
+constexpr int kFewRows = 4;
+struct CodeTile {
+  const float* x;        // rows x columns, x[r * ldx + k]
+  int64_t ldx, columns;
+  int64_t width;         // of a group
+  const uint8_t* codes;
+  const float* scale;    // [group][64]
+  const float* shift;    // [group][64], or null: zeros
+  float* sum;
+};
+using CodeTileFn = void (*)(const CodeTile&);
+
 struct Floats {
   // tile[i][n]: n rows, 16 << i outputs; null where registers do not suffice
   FloatTileFn tile[2][kMostRows + 1];
   void (*settle)(const FloatSettle&);
   // codes of a block of 64 outputs -> [column][line], the first `fields` groups of 16 outputs
   void (*decode[2])(const uint8_t* codes, int64_t columns, int fields, float* to, int64_t line);
+  // few[bits / 4][shift is not null][n]: n rows; null where registers do not suffice
+  CodeTileFn few[2][2][kFewRows + 1];
+  // codes of a block -> (code - shift) * scale of one group, [column][64]; shift may be null
+  void (*scaled[2])(const uint8_t* codes, int64_t columns, const float* shift, const float* scale, float* to);
   void (*lane_line)(const LaneLine&);
   void (*lane_round)(const LaneRounding&);
 };

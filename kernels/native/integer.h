@@ -121,6 +121,8 @@ struct Activation {
 };
 // weight (in, out) = (codes - zero points) * scale
 void integer_dense(const Weights& w, int64_t in, float* weight, int threads);
+// codes.cpp: y (rows, out) = act(x (rows, in) W^T + bias) in float32; a group is ceil(in / groups) columns
+void float_linear(const Weights& w, const float* x, int64_t rows, int64_t in, bool relu, float* y, int threads);
 // y (rows, out) = act(x (rows, in) W^T + bias), x rounded row by row; a group is ceil(in / groups) columns
 void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, Activation mode, float* y, int threads);
 

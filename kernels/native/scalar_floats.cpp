@@ -1,5 +1,5 @@
 // Any processor: two rows and 16 outputs in 8 registers of four values.
-#include "floats_plain.h"
+#include "codes_plain.h"
 
 namespace robustq {
 namespace {
@@ -36,6 +36,8 @@ struct Vector {
 const Floats scalar_floats = {{{TILES(4)}, {}},
                               float_settle<Vector>,
                               {float_decode<Vector, 2>, float_decode<Vector, 4>},
+                              {},
+                              {scaled<Vector, 2>, scaled<Vector, 4>},
                               lane_line<Vector>,
                               lane_round<Vector>};
 

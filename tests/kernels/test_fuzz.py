@@ -141,7 +141,7 @@ def test_exact_ops_on_any_arguments(data: st.DataObject) -> None:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.sampled_from([2, 4]), st.sampled_from(["accurate", "int8"]), st.data())
+@given(st.sampled_from([2, 4]), st.sampled_from(["exact", "accurate", "int8"]), st.data())
 def test_integer_ops_on_any_arguments(bits: int, mode: str, data: st.DataObject) -> None:
     rng = torch.Generator().manual_seed(0)
     with sparse.choice(data.draw(KERNELS)):

@@ -204,6 +204,18 @@ def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: b
 
     for isa, made in on_each_isa(dense):
         assert np.array_equal(made.T, (codes.astype(np.float32) * spread(scale.T, columns))), isa
+
+    def floats() -> Array:
+        y = np.full((rows, out), 7, np.float32)
+        numbers = (bits, groups, out, columns, relu, at(y), threads)
+        backend.native.float_linear(at(x), rows, at(packed), at(scale), at(bias), at(zero), *numbers)
+        return y
+
+    with np.errstate(invalid="ignore"):
+        exact = x.astype(np.float64) @ weight.T + (0 if bias is None else bias)
+        size = np.abs(x.astype(np.float64)) @ np.abs(weight).T + 1
+    for isa, y in on_each_isa(floats):
+        agree(y, np.where(exact < 0, 0, exact) if relu else exact, size, isa)
     for isa, y in on_each_isa(call):
         size = np.abs(values) @ (np.abs(weight) + 2**bits * (zero is not None)).T + 1
         agree(y, np.where(wanted < 0, 0, wanted) if relu else wanted, size, isa)
@@ -418,6 +430,7 @@ INTEGER_LINEAR = {
     "y": (HERE + 2048, FLOATS),
     "threads": (1, THREADS),
 }
+FLOAT_LINEAR = {name: value for name, value in INTEGER_LINEAR.items() if name != "planes"}
 INTEGER_DENSE = {
     "codes": (HERE, BYTES),
     "scale": (HERE, FLOATS),
@@ -500,6 +513,7 @@ CALLS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "linear": LINEAR,
     "dense": DENSE,
     "integer_linear": INTEGER_LINEAR,
+    "float_linear": FLOAT_LINEAR,
     "integer_dense": INTEGER_DENSE,
     "integer_convolution": CONVOLUTION,
     "integer_network": NETWORK,
