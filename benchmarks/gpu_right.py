@@ -37,6 +37,7 @@ def linear_layers(device: torch.device) -> Iterator[Row]:
                 yield one_linear(device, own, bits, mode, samples, outputs, columns, groups, storage)
             if own.wgmma and samples > 32 and mode != "bf16":
                 yield one_linear(device, Gpu(), bits, mode, samples, outputs, columns, groups, {})
+    yield from zero_points(device, own)
 
 
 def specialised(device: torch.device) -> Iterator[Row]:
@@ -46,6 +47,7 @@ def specialised(device: torch.device) -> Iterator[Row]:
     for (bits, mode), samples, shape in itertools.product(INTEGER, (33, 130, 1000, 4100), shapes):
         for blocks in (3, processors):
             yield one_linear(device, Gpu(True, True, blocks), bits, mode, samples, *shape, {})
+    yield from zero_points(device, Gpu(True, True, processors))
     for bits, mode in INTEGER:
         x = torch.randn(2000, 4096, device=device)
         weight = fragments(drawn((4096, 4096), bits, device), torch.ones(1, 4096, device=device), bits)
@@ -54,6 +56,22 @@ def specialised(device: torch.device) -> Iterator[Row]:
         differ = sum(not torch.equal(run(), first) for _ in range(20))
         yield judged(f"hopper.cu {bits} bits {mode} 2000x4096->4096 beside gemm.cu", first, usual.double())
         yield {"case": f"hopper.cu {bits} bits {mode}: 20 runs agree", "error": float(differ), "right": not differ}
+
+
+def zero_points(device: torch.device, gpu: Gpu) -> Iterator[Row]:
+    """Codes of all values that so many bits have, less a zero point for each group."""
+    for (bits, mode), samples, (outputs, columns, groups) in itertools.product(
+        INTEGER, (3, 20, 130), [(77, 1500, 1), (300, 1536, 4)]
+    ):
+        fields = torch.randint(0, 2**bits, (outputs, columns), dtype=torch.uint8, device=device)
+        zero = torch.randint(0, 2**bits, (groups, outputs), dtype=torch.uint8, device=device)
+        scale, x = torch.rand(groups, outputs, device=device) + 0.1, torch.randn(samples, columns, device=device)
+        packed = lowbit.pack_fields(fields, bits, groups)
+        dense = lowbit.dense(packed, scale, bits, columns, zero).double()
+        weight = ops.lowbit_fragments(packed, scale, bits, columns, None, zero)
+        y = linear(x, weight, mode, machine.launch, gpu=gpu)
+        case = f"zero points {bits} bits {mode} {samples}x{columns}->{outputs} groups {groups}"
+        yield judged(case, y, rounded(x, mode) @ dense.T)
 
 
 def convolutions(device: torch.device) -> Iterator[Row]:

@@ -130,8 +130,8 @@ run of less than ten minutes: correctness first, every part in a process of its 
 | K5 | `quantize.cu` | activations to bytes, one scale a sample; on several blocks where the largest value is known |
 
 A fused chain (`fuse`) is two launches a layer, K5 and K4: K4 leaves the largest magnitude of each sample behind, so
-that the next layer is quantized without a pass that looks for it. The mode `exact`, zero points and grouped
-convolutions run by the reference.
+that the next layer is quantized without a pass that looks for it. Linear layers take zero points: K5 sums each group of
+a sample's integers, K1 and K2 take a multiple away. The mode `exact` and grouped convolutions run by the reference.
 
 They run where a layer of `pack_model(..., mode="accurate"` or `"int8")` gets CUDA tensors; groups of columns must be
 whole tiles of 128, or else the reference runs (`robustq.kernels.status()` says what does). The sources are package

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-HEADERS = ("device.cuh", "numbers.cuh", "product.cuh")
+HEADERS = ("device.cuh", "numbers.cuh", "scales.cuh", "product.cuh")
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 _PACKAGES = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
 

@@ -62,6 +62,7 @@ __device__ __forceinline__ u32 shuffle_up(u32 value, int by) { return __shfl_up_
 __device__ __forceinline__ u32 shuffle_xor(u32 value, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, value, mask); }
 __device__ __forceinline__ void synchronize() { __syncthreads(); }
 __device__ __forceinline__ void synchronize_warp() { __syncwarp(); }
+__device__ __forceinline__ void add_to(int* place, int value) { atomicAdd(place, value); }
 __device__ __forceinline__ void raise_to(u32* place, u32 value) { atomicMax(place, value); }
 
 // d (16, 8) += a (16, 32) b (32, 8), signed bytes. Lane 4 g + t has a[h + 2 r] = rows g + 8 h, columns 16 r + 4 t ...

@@ -110,7 +110,7 @@ __device__ __forceinline__ void multiply(int (&sum)[LIMBS][SETS][4], const Weigh
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     large_product(const u32* packed, const u8* q, i64 plane, const float* unit, const float* scale, int groups,
                   int group, const float* bias, const Element* residual, Element* y, u32* largest, i64 rows,
-                  int outputs, int tiles, int relu, Geometry shape) {
+                  int outputs, int tiles, int relu, const float* zero, const int* sums, Geometry shape) {
   u8* stages = shared_memory();
   int block = blockIdx.y * WARPS + threadIdx.x / 32, own = block * 16 + threadIdx.x % 32 / 4;
   bool present = block * 16 < outputs;
@@ -120,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #if GROUPED
   float total[SETS][4] = {};
 #endif
-  Scales factor{scale, groups, outputs};
+  Scales factor{scale, zero, sums, groups, outputs, rows, FOLD};
   auto value_of = [&](int set, int i) {
     float value = (float)sum[0][set][i];
     return LIMBS == 2 ? 256.0f * value + (float)sum[LIMBS - 1][set][i] : value;
@@ -147,12 +147,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     multiply(sum, now, stages + tile % STAGES * STAGE_BYTES);
 #if GROUPED
     if (tile + 1 == tiles || (tile + 1) % group == 0) {
-      float row[2] = {factor(own, tile / group), factor(own + 8, tile / group)};
+      int index = tile / group;
+      float row[2] = {factor(own, index), factor(own + 8, index)};
+      float point[2] = {factor.zero_of(own, index), factor.zero_of(own + 8, index)};
 #pragma unroll
       for (int set = 0; set < SETS; ++set)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          total[set][i] += row[i / 2] * value_of(set, i);
+          float less = point[i / 2] * factor.sum_of(first + 8 * set + threadIdx.x % 4 * 2 + i % 2, index);
+          total[set][i] += row[i / 2] * (value_of(set, i) - less);
           for (int limb = 0; limb < LIMBS; ++limb) sum[limb][set][i] = 0;
         }
     }

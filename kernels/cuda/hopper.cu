@@ -119,13 +119,15 @@ __device__ __forceinline__ void multiply(const Ring& ring, const Scales& factor,
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
           settle(sum[b]);
-          int own = first_output(b) + lane / 4;
-          float row[2] = {factor(own, tile / group), factor(own + 8, tile / group)};
+          int own = first_output(b) + lane / 4, index = tile / group;
+          float row[2] = {factor(own, index), factor(own + 8, index)};
+          float point[2] = {factor.zero_of(own, index), factor.zero_of(own + 8, index)};
 #pragma unroll
           for (int set = 0; set < 16 / LIMBS; ++set)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-              total[b][set][i] += row[i / 2] * value_of(b, set, i);
+              float less = point[i / 2] * factor.sum_of(at.samples * SAMPLES + 8 * set + lane % 4 * 2 + i % 2, index);
+              total[b][set][i] += row[i / 2] * (value_of(b, set, i) - less);
               for (int limb = 0; limb < LIMBS; ++limb) sum[b][set + 8 * limb][i] = 0;
             }
         }
@@ -151,7 +153,8 @@ __device__ __forceinline__ void multiply(const Ring& ring, const Scales& factor,
 
 extern "C" __global__ void __launch_bounds__(FETCHING + 128 * GROUPS, 1)
     specialised_product(const u32* packed, const u8* q, const float* unit, const float* scale, int groups, int group,
-                        const float* bias, Element* y, i64 rows, int outputs, int tiles, int relu) {
+                        const float* bias, Element* y, i64 rows, int outputs, int tiles, int relu, const float* zero,
+                        const int* sums) {
   Ring ring{shared_memory()};
   ring.full = (u64*)(ring.stages + STAGES * STAGE_BYTES);
   ring.empty = ring.full + STAGES;
@@ -171,6 +174,6 @@ extern "C" __global__ void __launch_bounds__(FETCHING + 128 * GROUPS, 1)
   } else {
     raise_registers<232>();
     Results to{unit, bias, 0, y, 0, rows, outputs, relu, 1};
-    multiply(ring, Scales{scale, groups, outputs}, group, to, across, down, tiles);
+    multiply(ring, Scales{scale, zero, sums, groups, outputs, rows, FOLD}, group, to, across, down, tiles);
   }
 }

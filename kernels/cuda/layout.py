@@ -22,7 +22,8 @@ class Fragments:
     words (tiles, 32, 4 or 8) int32 of `bits` 2 or 4; of a bitmap (tiles, 32, 2), its signs (n,) int32, and sign_start
     (tiles,) int64, the number of signs before each tile. Where tiles without a code are left out, tile_start
     (ceil(outputs / 16) + 1,) and tile_index (tiles there,) int32 say which are there.
-    scale (outputs, groups) float32; `group` tiles share one.
+    scale (outputs, groups) float32; `group` tiles share one. zero, of the same kind, if there are zero points: the
+    weight is (code - zero) * scale.
     """
 
     words: Tensor
@@ -35,6 +36,7 @@ class Fragments:
     sign_start: Tensor | None = None
     tile_start: Tensor | None = None
     tile_index: Tensor | None = None
+    zero: Tensor | None = None
 
     @property
     def tiles(self) -> int:
@@ -42,16 +44,30 @@ class Fragments:
         return -(-self.columns // TILE)
 
 
-def fragments(codes: Tensor, scale: Tensor, bits: int, *, listed: bool = False, bitmap: bool = False) -> Fragments:
+def fragments(
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    *,
+    listed: bool = False,
+    bitmap: bool = False,
+    zero: Tensor | None = None,
+) -> Fragments:
     """codes (out, in) int8 in -1 ... 1 (bits 2) or -7 ... 7 (bits 4), scale (groups, out) -> their fragments.
+
+    With zero points, (groups, out), codes may have all values of so many bits, from -2^(bits - 1) on.
 
     Groups of columns must be whole tiles, unless there is one (`whole_groups`). listed: without the tiles that hold
     no code; bitmap: a bit for each code and a sign for each that is not zero (bits 2).
     """
     out, columns = codes.shape
     lanes = by_lane(codes)
-    per_output, group = spread_groups(scale, columns)
-    facts = {"scale": per_output, "bits": bits, "outputs": out, "columns": columns, "group": group}
+    if zero is not None and (listed or bitmap):
+        raise ValueError("sparse weights have no zero points: what is not there is zero")
+    most = MOST_TILES if zero is None else MOST_TILES // 2  # the sum of the activations has to fit too
+    per_output, group = spread_groups(scale, columns, most)
+    points = None if zero is None else spread_groups(zero, columns, most)[0]
+    facts = {"scale": per_output, "zero": points, "bits": bits, "outputs": out, "columns": columns, "group": group}
     start = index = None
     if listed:
         present = (lanes != 0).flatten(2).any(-1)
@@ -104,15 +120,15 @@ def whole_groups(columns: int, groups: int) -> bool:
     return groups == 1 or -(-columns // groups) % TILE == 0
 
 
-def spread_groups(scale: Tensor, columns: int) -> tuple[Tensor, int]:
-    """scale (groups, out) -> (out, groups), and the tiles of a group; more groups where an int32 would overflow."""
+def spread_groups(scale: Tensor, columns: int, most: int = MOST_TILES) -> tuple[Tensor, int]:
+    """scale (groups, out) -> (out, groups), and the tiles of a group, `most` at most; more groups where needed."""
     groups = scale.shape[0]
     if not whole_groups(columns, groups):
         raise ValueError(f"{groups} groups of {columns} columns are not whole tiles of {TILE}")
     tiles = -(-columns // TILE)
     group = tiles if groups == 1 else -(-columns // groups) // TILE
     width = group
-    while width > MOST_TILES or group % width:
+    while width > most or group % width:
         width -= 1
     used = -(-tiles // group)
     finer = scale[:used].repeat_interleave(group // width, 0)[: -(-tiles // width)]

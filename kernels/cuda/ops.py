@@ -16,7 +16,7 @@ from . import machine, support
 from .layout import Fragments, fragments, whole_groups
 from .products import Epilogue, Gpu, Window, convolution, linear
 
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # packed -> (scale, both versions, Fragments)
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # packed -> (scale, zero points, versions, Fragments)
 
 
 def runs(x: Tensor, in_features: int, groups: int) -> bool:
@@ -35,11 +35,11 @@ def linear_cuda(
     relu: bool,
     zero: Tensor | None = None,
 ) -> Tensor:
-    """`lowbit.linear` by K1 or K2; mode "exact" and zero points have no kernel."""
+    """`lowbit.linear` by K1 or K2; mode "exact" has no kernel."""
     lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
-    if zero is not None or mode == "exact" or not runs(x, in_features, scale.shape[0]):
+    if mode == "exact" or not runs(x, in_features, scale.shape[0]):
         return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
-    weight = _kept_fragments(packed, scale, bits, in_features, None)
+    weight = _kept_fragments(packed, scale, bits, in_features, None, zero)
     y = linear(x.reshape(-1, in_features), weight, mode, machine.launch, _epilogue(bias, relu), gpu(x))
     return y.view(*x.shape[:-1], weight.outputs)
 
@@ -67,22 +67,30 @@ def conv2d_cuda(
     return convolution(x, weight, Window(*pairs), mode, machine.launch, _epilogue(bias, relu), gpu(x))
 
 
-def _kept_fragments(packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None) -> Fragments:
-    now = (version(packed), version(scale))
+def _kept_fragments(
+    packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None, zero: Tensor | None = None
+) -> Fragments:
+    now = (version(packed), version(scale), -1 if zero is None else version(zero))
     found = _kept.get(packed)
-    if found is not None and found[0] is scale and found[1] == now:
-        return found[2]
-    made = _kept[packed] = (scale, now, lowbit_fragments(packed, scale, bits, columns, kernel))
-    return made[2]
+    if found is not None and found[0] is scale and found[1] is zero and found[2] == now:
+        return found[3]
+    made = _kept[packed] = (scale, zero, now, lowbit_fragments(packed, scale, bits, columns, kernel, zero))
+    return made[3]
 
 
-def lowbit_fragments(packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None) -> Fragments:
+def lowbit_fragments(
+    packed: Tensor, scale: Tensor, bits: int, columns: int, kernel: list[int] | None, zero: Tensor | None = None
+) -> Fragments:
     """A packed matrix, or a packed kernel of this height and width, in fragment order."""
     codes = lowbit.decode(packed, bits, scale.shape[1], columns, scale.shape[0])
     if kernel is not None:  # a piece of 16 bytes has one tap: channels are padded to 16
         by_tap = codes.view(len(codes), kernel[0] * kernel[1], -1)
         codes = F.pad(by_tap, (0, -by_tap.shape[-1] % 16)).flatten(1)
-    return fragments(codes, scale, bits)
+    if zero is None:
+        return fragments(codes, scale, bits)
+    lowbit.check_zero_values(zero, bits)
+    middle = 2 ** (bits - 1)  # all values of so many bits, as numbers with a sign
+    return fragments(codes + (lowbit.ZERO[bits] - middle), scale, bits, zero=zero.float() - middle)
 
 
 def version(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@
 
 #include "device.cuh"
 #include "numbers.cuh"
+#include "scales.cuh"
 
 #define TILE 128  // columns
 
@@ -29,16 +30,6 @@ __device__ __forceinline__ void unpack(const Weights& w, int s, u32 (&a)[4]) {
     a[i] = w.word[2 * s + i / 2] << (4 * (i % 2)) & 0xF0F0F0F0u;
 #endif
 }
-
-// The scales of a weight, (outputs, groups), less what unpacking has multiplied the codes with.
-struct Scales {
-  const float* scale;
-  int groups, outputs;
-
-  __device__ __forceinline__ float operator()(int output, int index) const {
-    return output < outputs ? scale[(i64)output * groups + index] * FOLD : 0.0f;
-  }
-};
 
 // y = act(sums * unit + bias + residual). y and residual (rows, outputs), for a convolution channels last; unit and
 // `largest` a sample, which is `per_sample` rows. `largest`, if given, takes the largest magnitude of y as bits.

@@ -102,7 +102,8 @@ def linear(
 ) -> Tensor:
     """x (samples, columns) float32, float16 or bfloat16 -> y (samples, outputs) of its dtype.
 
-    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or "bf16": two-bit codes, no bitmap.
+    mode "int8" or "accurate" (activations of 8 or 16 bits, one scale a sample) or "bf16": two-bit codes, no bitmap,
+    no zero points.
     """
     samples = len(x)
     y = x.new_empty(samples, weight.outputs)
@@ -112,19 +113,22 @@ def linear(
     # Sparse weights and bfloat16 have no kernel for many samples: they are read once for every `SMALL` of them.
     plain = epilogue.residual is None and epilogue.largest is None
     special = weight.signs is not None or weight.tile_start is not None or not LIMBS[mode]
-    if weight.signs is not None and not LIMBS[mode]:
-        raise ValueError("a bitmap has no products in bfloat16")
+    if (weight.signs is not None or weight.zero is not None) and not LIMBS[mode]:
+        raise ValueError("a bitmap and zero points have no products in bfloat16")
     if special and not plain:
         raise ValueError("sparse weights and bfloat16 have no fused residual")
     small = special or (plain and samples <= SMALL)
     order = 0 if small else 3 if plain and gpu.specialised else 1
-    q, plane, unit = _quantized_rows(x, weight.tiles, mode, order, launch)
+    sums = None
+    if weight.zero is not None:
+        sums = torch.zeros(samples, weight.zero.shape[1], dtype=torch.int32, device=x.device)
+    q, plane, unit = _quantized_rows(x, weight, mode, order, sums, launch)
     if small:
-        chosen = _small(y, weight, q, plane, unit, mode, epilogue, element)
+        chosen = _small(y, weight, q, plane, unit, mode, epilogue, element, sums)
     elif order == 3:
-        chosen = _specialised(y, weight, q, unit, mode, epilogue, element, gpu.processors)
+        chosen = _specialised(y, weight, q, unit, mode, epilogue, element, gpu.processors, sums)
     else:
-        chosen = _large(y, weight, q, plane, unit, mode, epilogue, element, gpu.wgmma)
+        chosen = _large(y, weight, q, plane, unit, mode, epilogue, element, gpu.wgmma, sums=sums)
     launch(chosen, x.device)
     return y
 
@@ -169,8 +173,11 @@ def convolution(
     return y.permute(0, 3, 1, 2)
 
 
-def _quantized_rows(x: Tensor, tiles: int, mode: str, order: int, launch: Launcher) -> tuple[Tensor, int, Tensor]:
-    """The bytes of quantize.cu, the size of a plane of them, and the scale of each sample."""
+def _quantized_rows(
+    x: Tensor, weight: Fragments, mode: str, order: int, sums: Tensor | None, launch: Launcher
+) -> tuple[Tensor, int, Tensor]:
+    """The bytes of quantize.cu, the size of a plane of them, and the scale of each sample; their sums into `sums`."""
+    tiles = weight.tiles
     limbs, each = LIMBS[mode], _TILE_ROWS // LIMBS[mode] if order == 3 else 8
     rows = -(-len(x) // each) * each
     plane = each * 16 if order == 3 else rows * tiles * TILE
@@ -178,7 +185,8 @@ def _quantized_rows(x: Tensor, tiles: int, mode: str, order: int, launch: Launch
     unit = torch.empty(len(x), dtype=torch.float32, device=x.device)
     sizes = [ctypes.c_longlong(len(x)), ctypes.c_int(x.shape[1]), ctypes.c_int(tiles)]
     defines = {"LIMBS": limbs, "ORDER": order, "ELEMENT": _ELEMENT[x.dtype]}
-    arguments = [x, *sizes, q, ctypes.c_longlong(plane), unit]
+    groups = [ctypes.c_int(weight.scale.shape[1]), ctypes.c_int(weight.group)]
+    arguments = [x, *sizes, q, ctypes.c_longlong(plane), unit, sums, *groups]
     # The tensor cores of hopper.cu read whole tiles: rows that are not there are written as zeros.
     blocks = rows if order == 3 else len(x)
     launch(Launch("quantize.cu", "quantize_rows", defines, (blocks, 1), 128, arguments), x.device)
@@ -186,8 +194,9 @@ def _quantized_rows(x: Tensor, tiles: int, mode: str, order: int, launch: Launch
 
 
 def _small(
-    y: Tensor, weight: Fragments, q: Tensor, plane: int, unit: Tensor, mode: str, epilogue: Epilogue, element: int
-) -> Launch:
+    y: Tensor, weight: Fragments, q: Tensor, plane: int, unit: Tensor, mode: str, epilogue: Epilogue, element: int,
+    sums: Tensor | None,
+) -> Launch:  # fmt: skip
     samples = len(y)
     bitmap, listed = weight.signs is not None, weight.tile_start is not None
     sets = next((s for s in (1, 2) if samples <= 8 * s), 4)
@@ -199,6 +208,7 @@ def _small(
         "BLOCKS": blocks,
         "LISTED": int(listed),
         "ELEMENT": element,
+        **_zeros(weight),
     }
     grid = (-(-weight.outputs // (OUTPUTS * blocks)), -(-samples // (8 * sets)))
     shared = THREADS // 32 * 8 * sets * OUTPUTS * blocks * 4 + (1024 if bitmap else 0)
@@ -206,7 +216,7 @@ def _small(
     arguments = [
         weight.words, weight.signs, weight.sign_start, weight.tile_start, weight.tile_index, q,
         ctypes.c_longlong(plane), unit, weight.scale, ctypes.c_int(weight.scale.shape[1]), ctypes.c_int(weight.group),
-        epilogue.bias, y, *numbers,
+        epilogue.bias, y, *numbers, weight.zero, sums,
     ]  # fmt: skip
     return Launch("small.cu", "small_linear", defines, grid, shared, arguments)
 
@@ -222,8 +232,9 @@ def _large(
     element: int,
     wgmma: bool,
     shape: Geometry | None = None,
+    sums: Tensor | None = None,
 ) -> Launch:
-    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1
+    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1 or weight.zero is not None
     columns = 64 if limbs == 2 and grouped else 128  # what the registers hold
     stages = 2 if limbs == 2 and columns == 128 else 3  # what 99 KiB of shared memory hold
     defines = {
@@ -235,22 +246,24 @@ def _large(
         "CONVOLUTION": int(shape is not None),
         "ELEMENT": element,
         "WGMMA": int(wgmma),
+        **_zeros(weight),
     }
     grid = (-(-len(y) // columns), -(-weight.outputs // (OUTPUTS * THREADS // 32)))
     shared = stages * limbs * _PIECES * (columns * 16 + 16)
     arguments = [
         weight.words, q, ctypes.c_longlong(plane), unit, weight.scale, ctypes.c_int(weight.scale.shape[1]),
         ctypes.c_int(weight.group), epilogue.bias, epilogue.residual, y, epilogue.largest, ctypes.c_longlong(len(y)),
-        ctypes.c_int(weight.outputs), ctypes.c_int(weight.tiles), ctypes.c_int(int(epilogue.relu)),
+        ctypes.c_int(weight.outputs), ctypes.c_int(weight.tiles), ctypes.c_int(int(epilogue.relu)), weight.zero, sums,
         shape if shape is not None else ctypes.c_int(0),
     ]  # fmt: skip
     return Launch("gemm.cu", "large_product", defines, grid, shared, arguments)
 
 
 def _specialised(
-    y: Tensor, weight: Fragments, q: Tensor, unit: Tensor, mode: str, epilogue: Epilogue, element: int, processors: int
-) -> Launch:
-    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1
+    y: Tensor, weight: Fragments, q: Tensor, unit: Tensor, mode: str, epilogue: Epilogue, element: int, processors: int,
+    sums: Tensor | None,
+) -> Launch:  # fmt: skip
+    limbs, grouped = LIMBS[mode], weight.scale.shape[1] > 1 or weight.zero is not None
     blocks = 1 if grouped else 2  # what the registers hold
     defines = {
         "FORMAT": int(weight.bits == 4),
@@ -259,6 +272,7 @@ def _specialised(
         "STAGES": _STAGES,
         "GROUPED": int(grouped),
         "ELEMENT": element,
+        **_zeros(weight),
     }
     height = 2 * 64 * blocks
     tiles = -(-len(y) // (_TILE_ROWS // limbs)) * -(-weight.outputs // height)
@@ -266,7 +280,12 @@ def _specialised(
     arguments = [
         weight.words, q, unit, weight.scale, ctypes.c_int(weight.scale.shape[1]), ctypes.c_int(weight.group),
         epilogue.bias, y, ctypes.c_longlong(len(y)), ctypes.c_int(weight.outputs), ctypes.c_int(weight.tiles),
-        ctypes.c_int(int(epilogue.relu)),
+        ctypes.c_int(int(epilogue.relu)), weight.zero, sums,
     ]  # fmt: skip
     grid, shared = (min(tiles, processors), 1), _STAGES * (stage + 16)
     return Launch("hopper.cu", "specialised_product", defines, grid, shared, arguments, threads=3 * 128)
+
+
+def _zeros(weight: Fragments) -> dict[str, int]:
+    """The setting for zero points, which is left out without them: those variants are built ahead of time."""
+    return {} if weight.zero is None else {"ZEROS": 1}

@@ -42,8 +42,9 @@ __device__ __forceinline__ float scale_of(u32 largest, float* inverse) {
   return bits_float(largest) / levels;
 }
 
-// Four values -> their bytes in each limb.
-__device__ __forceinline__ void to_bytes(const float (&x)[4], float inverse, u32* high, u32* low) {
+// Four values -> their bytes in each limb, and the sum of the four integers.
+__device__ __forceinline__ int to_bytes(const float (&x)[4], float inverse, u32* high, u32* low) {
+  int sum = 0;
   *high = *low = 0;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -51,13 +52,17 @@ __device__ __forceinline__ void to_bytes(const float (&x)[4], float inverse, u32
     int top = LIMBS == 2 ? (q + 128) >> 8 : q;
     *high |= (u32)(top & 255) << (8 * j);
     if (LIMBS == 2) *low |= (u32)((q - 256 * top) & 255) << (8 * j);
+    sum += q;
   }
+  return sum;
 }
 
 #if ORDER != 2
-// x (rows, columns) -> q, planes of `plane` bytes; one block a sample, those from `rows` on write zeros.
+// x (rows, columns) -> q, planes of `plane` bytes; one block a sample, those from `rows` on write zeros. `sums`, if
+// given, (rows, groups) of zeros, takes the sum of the integers of each `group` tiles, which zero points are times.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    quantize_rows(const Element* x, i64 rows, int columns, int tiles, u8* q, i64 plane, float* scale) {
+    quantize_rows(const Element* x, i64 rows, int columns, int tiles, u8* q, i64 plane, float* scale, int* sums,
+                  int groups, int group) {
   i64 row = blockIdx.x;
   bool real = row < rows;
   const Element* from = x + row * columns;
@@ -86,9 +91,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #endif
 #if LIMBS
     u32 high, low;
-    to_bytes(value, inverse, &high, &low);
+    int sum = to_bytes(value, inverse, &high, &low);
     *(u32*)(q + place) = high;
     if (LIMBS == 2) *(u32*)(q + plane + place) = low;
+    if (sums && real) {  // a warp has a tile
+#pragma unroll
+      for (int mask = 16; mask; mask >>= 1) sum += (int)shuffle_xor((u32)sum, mask);
+      if (threadIdx.x % 32 == 0) add_to(sums + row * groups + k / TILE / group, sum);
+    }
 #else
     // The weights come out of their words as bytes 1, 3 and 0, 2: so do the columns.
     *(u32*)(q + 2 * place) = to_bf16(value[1]) | (u32)to_bf16(value[3]) << 16;

@@ -12,9 +12,10 @@
 //   in the order lane, bit, packed for all tiles; `sign_start` is the first one of each tile.
 // Tiles without a code can be left out (LISTED): tile_start (blocks + 1), tile_index name those that are there.
 //
-// scale (outputs, groups): `group` tiles share one. x: quantize.cu, ORDER 0; LIMBS as there.
+// scale, and zero points with ZEROS (outputs, groups): `group` tiles share one. x: quantize.cu, ORDER 0; LIMBS as there.
 #include "device.cuh"
 #include "numbers.cuh"
+#include "scales.cuh"
 
 #define WARPS 8
 #define DEPTH 4  // tiles on their way to a warp
@@ -119,7 +120,8 @@ __device__ __forceinline__ void unpack(const Weights& w, int s, int r, u32 (&a)[
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     small_linear(const u32* packed, const u32* signs, const i64* sign_start, const int* tile_start,
                  const int* tile_index, const u8* q, i64 plane, const float* unit, const float* scale, int groups,
-                 int group, const float* bias, Element* y, int samples, int outputs, int tiles, int relu) {
+                 int group, const float* bias, Element* y, int samples, int outputs, int tiles, int relu,
+                 const float* zero, const int* sums) {
   float* meeting = (float*)shared_memory();  // (WARPS, SAMPLES, OUTPUTS)
   const u32* spread = 0;
 #if FORMAT == 2
@@ -154,21 +156,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     for (int block = 0; block < BLOCKS; ++block)
       if (p < end && first_block + block < all_blocks) w[block] = load_weights(packed, place(block, p), lane);
   };
-  // Sums of a group to float32, times its scale.
-  auto settle_group = [&](int index) {
+  Scales factor_of{scale, zero, sums, groups, outputs, samples, FOLD};
+  // Sums of a group to float32, times its scale; its zero points once, where it is `complete`.
+  auto settle_group = [&](int index, bool complete) {
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         int output = (first_block + block) * 16 + g + 8 * h;
-        float factor = output < outputs ? scale[(i64)output * groups + index] * FOLD : 0.0f;
+        float factor = factor_of(output, index), point = complete ? factor_of.zero_of(output, index) : 0.0f;
 #pragma unroll
         for (int set = 0; set < SETS; ++set)
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
             float value = (float)sum[0][block][set][2 * h + c];
             if (PLANES == 2) value = 256.0f * value + (float)sum[PLANES - 1][block][set][2 * h + c];
-            total[block][set][2 * h + c] += factor * value;
+            float less = ZEROS ? point * factor_of.sum_of(first_sample + 8 * set + 2 * t + c, index) : 0.0f;
+            total[block][set][2 * h + c] += factor * (value - less);
             for (int limb = 0; limb < PLANES; ++limb) sum[limb][block][set][2 * h + c] = 0;
           }
       }
@@ -249,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #else
       int next = last ? -1 : (p + 1) / group;
 #endif
-      if (next != tile / group) settle_group(tile / group);
+      if (next != tile / group) settle_group(tile / group, (tile + 1) % group == 0 || tile + 1 == tiles);
     }
   }
 

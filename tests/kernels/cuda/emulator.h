@@ -75,6 +75,7 @@ static float bits_float(u32 bits) {
 static int round_to_int(float value) { return (int)std::nearbyint(value); }
 static void opaque(i64&) {}
 static int count_bits(u32 word) { return __builtin_popcount(word); }
+static void add_to(int* place, int value) { *place += value; }
 static void raise_to(u32* place, u32 value) { *place = value > *place ? value : *place; }
 
 static u32 shuffle(u32 value, const std::function<int(int)>& partner) {

@@ -122,3 +122,22 @@ def test_a_newer_device_gets_ptx() -> None:
 def test_an_error_names_the_file_and_the_line() -> None:
     with pytest.raises(compiler.CudaError, match=r"small\.cu does not compile for sm_80:\s+small\.cu\(\d+\)"):
         compiler.compile("small.cu", "sm_80", {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize(
+    ("name", "defines"),
+    [
+        ("small.cu", SMALL | {"FORMAT": 1}),
+        ("gemm.cu", LARGE | {"FORMAT": 1, "CONVOLUTION": 0, "GROUPED": 1}),
+        ("gemm.cu", LARGE | {"FORMAT": 1, "CONVOLUTION": 0, "GROUPED": 1, "LIMBS": 2, "COLUMNS": 64}),
+        ("hopper.cu", HOPPER | {"FORMAT": 1, "BLOCKS": 1, "GROUPED": 1}),
+    ],
+    ids=str,
+)
+def test_zero_points_do_not_spill(name: str, defines: dict[str, int], arch: str) -> None:
+    if name == "hopper.cu" and arch != "sm_90a":
+        pytest.skip("for Hopper alone")
+    extra = {"WGMMA": int(arch == "sm_90a")} if name == "gemm.cu" else {}
+    check(compiler.compile(name, arch, defines | extra | {"ZEROS": 1}))

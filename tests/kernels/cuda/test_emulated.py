@@ -1,5 +1,7 @@
 """The kernels' own text on an emulated machine against the specification in lowbit.py, in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from robustq.kernels.cuda.products import Epilogue, Gpu, Launcher, Window, convo
 
 HIGHEST = {2: 1, 4: 7}
 CLOSE = 1e-6  # of the largest output: the products are exact, what is left is the rounding of float32
-PLAIN: dict[str, bool] = {}
+PLAIN: dict[str, Any] = {}
 # bits, mode, samples, outputs, columns, groups, storage, wgmma
 QUICK = [
     (2, "int8", 9, 40, 300, 1, PLAIN, False),
@@ -56,7 +58,7 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("case", [*QUICK, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOW)], ids=str)
 def test_a_linear_layer_equals_its_specification(
-    emulate: Launcher, case: tuple[int, str, int, int, int, int, dict[str, bool], bool]
+    emulate: Launcher, case: tuple[int, str, int, int, int, int, dict[str, Any], bool]
 ) -> None:
     bits, mode, samples, outputs, columns, groups, storage, wgmma = case
     torch.manual_seed(samples)
