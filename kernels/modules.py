@@ -44,9 +44,10 @@ class PackedLinear(Packed):
         packed, scale, zero = buffers["packed"], buffers["scale"], buffers["zero"]
         if backend.native is None or tracked(x, scale, bias):
             return None
-        if self.ready is None or not self.ready.same(packed, scale, bias, zero):
-            self.ready = self.prepare(packed, scale, bias, zero)
-        return self.ready
+        ready = self.ready  # another thread may set it
+        if ready is None or not ready.same(packed, scale, bias, zero):
+            self.ready = ready = self.prepare(packed, scale, bias, zero)
+        return ready
 
     def prepare(self, packed: Any, scale: Any, bias: Tensor | None, zero: Tensor | None) -> Ready | None:
         if not ordinary(packed, scale, bias, zero) or scale.dtype is torch.float64:

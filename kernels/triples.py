@@ -20,19 +20,20 @@ LEAST = 64  # outputs, and columns
 class Alone:
     """y = x W^T + bias for one row; packed words, scale and bias lie where they do as long as this is used."""
 
-    __slots__ = ("codes", "layer", "packed", "rest", "version")
+    __slots__ = ("layer", "made", "packed", "rest")
 
     def __init__(self, packed: Tensor, scale: Tensor, bias: Tensor | None, out: int, columns: int) -> None:
         self.packed, self.layer = packed, (packed.data_ptr(), out, columns)
         self.rest = (scale.data_ptr(), scale.shape[0], address(bias))
-        self.codes: Any = None
-        self.version = -1
+        self.made: tuple[int, Any] = (-1, None)  # version of the packed codes; one tuple, as threads may call at once
 
     def __call__(self, x: Tensor, y: Tensor, threads: int) -> None:
-        if self.version != self.packed._version:
-            self.version = self.packed._version
-            self.codes = backend.native.make_triples(*self.layer)
-        backend.native.triples_linear(self.codes, x.data_ptr(), *self.rest, y.data_ptr(), threads)
+        version, codes = self.made
+        if version != self.packed._version:
+            version = self.packed._version  # before the codes are read
+            codes = backend.native.make_triples(*self.layer)
+            self.made = (version, codes)
+        backend.native.triples_linear(codes, x.data_ptr(), *self.rest, y.data_ptr(), threads)
 
 
 def alone(packed: Tensor, scale: Tensor, bias: Tensor | None, out: int, columns: int) -> Alone | None:
