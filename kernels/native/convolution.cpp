@@ -46,7 +46,10 @@ void check(const Layer& layer) {
 
 std::unique_ptr<Convolver> convolver(const Layer& layer, int planes, int64_t images) {
   if (std::unique_ptr<Convolver> made = by_lanes(layer, planes)) return made;
-  if (planes == 0) return in_floats(layer);
+  if (planes == 0) {
+    std::unique_ptr<Convolver> made = in_halves(layer, images);
+    return made ? std::move(made) : in_floats(layer);
+  }
   return by_products(layer, planes, images);
 }
 

@@ -95,6 +95,12 @@ const Storage& storage_current() { return *current().storage; }
 const Sparse& sparse_current() { return *current().sparse; }
 const Floats& floats_current() { return *current().floats; }
 const Unit* unit_current() { return current().unit; }
+const UnitHalves* halves_current() {
+#if ROBUSTQ_HAVE_AMX
+  if (current().unit) return &amx_halves;
+#endif
+  return nullptr;
+}
 const ExactUnit* exact_current() { return current().exact; }
 
 bool isa_use(const char* name) {

@@ -1,5 +1,5 @@
-// Layers in float32: what an instruction set offers to the drivers in floats.cpp, depthwise.cpp and codes.cpp. Declarations
-// only.
+// Layers in float32: what an instruction set offers to the drivers in floats.cpp, depthwise.cpp and codes.cpp.
+// Declarations only.
 //
 // Codes are those of integer.h, decoded to whole numbers in float32; scales come last.
 #pragma once
@@ -28,10 +28,11 @@ struct FloatTile {
 };
 using FloatTileFn = void (*)(const FloatTile&);
 
-// y = act(scale * sum + bias + residual) of some positions in a row.
+// y = act(factor * scale * sum + bias + residual) of some positions in a row.
 struct FloatSettle {
   const float* sum;       // [row][line]
   int64_t line;
+  float factor;
   const float* scale;     // for each output
   const float* bias;      // for each output, or null
   const float* residual;  // [row][pitch], or null

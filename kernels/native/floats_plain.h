@@ -55,13 +55,14 @@ void float_settle(const FloatSettle& s) {
     float* y = s.y + row * s.pitch;
     int64_t i = 0;
     for (; i + V::width <= s.outputs; i += V::width) {
-      typename V::type value = V::multiply(V::load(sum + i), V::load(s.scale + i));
+      typename V::type value = V::multiply(V::load(sum + i), V::set(s.factor));
+      value = V::multiply(value, V::load(s.scale + i));
       if (s.bias) value = V::add(value, V::load(s.bias + i));
       if (residual) value = V::add(value, V::load(residual + i));
       V::store(y + i, V::larger(V::set(least), value));
     }
     for (; i < s.outputs; ++i) {
-      float value = sum[i] * s.scale[i];
+      float value = sum[i] * s.factor * s.scale[i];
       if (s.bias) value += s.bias[i];
       if (residual) value += residual[i];
       y[i] = value < least ? least : value;  // NaN stays

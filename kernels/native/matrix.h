@@ -32,7 +32,7 @@ struct UnitAdd {
   bool first;
 };
 
-// Sums of tiles of 16 positions in a row whose activations lie `pitch` bytes apart, as they are in memory. The columns are
+// Sums of tiles of 16 positions in a row whose activations lie `pitch` bytes apart, as they are in memory. Columns are
 // parts of equal length; weights are [part][step][256 bytes], plain signed codes.
 struct UnitWindow {
   const int8_t* x[4];      // [tile][plane]: the first activation of each tile's first position
@@ -40,6 +40,7 @@ struct UnitWindow {
   const uint8_t* weights;
   const int64_t* offset;   // of each part, in bytes from the first activation
   int64_t parts, part_bytes;
+  int64_t limbs;           // parts one after the other that share weights
   int32_t* sum;            // [position][plane][16 * fields]
   bool add;                // to what `sum` holds
 };
@@ -58,9 +59,21 @@ struct Unit {
   void (*put)(const float* total, float scale, const float* bias, int outputs, bool relu, float* y);
 };
 
+// Convolutions of float16 or bfloat16, two columns a step.
+struct UnitHalves {
+  // 4 / fields tiles, fields 1, 2 or 4; planes are 1, and `sum` holds float32
+  void (*window)(const UnitWindow&, int fields, bool bf16);
+  // `steps` steps of codes -> twice as many of halves
+  void (*decode)(const uint8_t* codes, int bits, int64_t steps, bool bf16, uint8_t* out);
+  // n activations times a power of two -> two limbs of float16, or three of bfloat16, `plane` apart (exact.h)
+  void (*split)(const float* x, int64_t n, float factor, bool bf16, uint16_t* to, int64_t plane);
+};
+
 extern const Unit amx_unit;
+extern const UnitHalves amx_halves;
 bool amx_permitted();  // asks the operating system for the tile registers
 
 const Unit* unit_current();  // dispatch.cpp: null without one
+const UnitHalves* halves_current();  // the same
 
 }  // namespace robustq

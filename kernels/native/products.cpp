@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "grid.h"
 #include "kernel.h"
 #include "matrix.h"
 #include "panel.h"
@@ -19,14 +20,6 @@ namespace {
 
 constexpr int64_t kGroupTiles = 32;               // whose sums wait while the columns go by in sweeps
 constexpr int kFinest = 16;                       // outputs of a block of grouped channels
-
-// Where the outputs are: entry i is an output position, or none (target < 0) where it only fills up a tile of 16.
-struct Grid {
-  std::vector<int64_t> offset;  // of its first activation, bytes
-  std::vector<int32_t> target;  // among the positions of all images
-  std::vector<int32_t> image;
-  int64_t size() const { return int64_t(offset.size()); }
-};
 
 struct Activations {
   Buffer<int8_t> values;
@@ -46,7 +39,9 @@ class Products : public Convolver {
     int64_t parts, steps;    // of a run: equal parts, the last one filled up with zeros, for a matrix unit's tiles
   };
 
-  Grid grid(int64_t images) const;
+  Grid grid(int64_t images) const {
+    return grid_of(layer_.shape, images, line_, sample_, channels_, unit_ != nullptr);
+  }
   void round(const float* x, int64_t images, int threads, Activations& to) const;
   void decode(const Block& block, int64_t first, int64_t count, uint8_t* to, int32_t* excess) const;
   void spread(const Block& block, uint8_t* to, int32_t* excess) const;
@@ -90,44 +85,6 @@ Products::Products(const Layer& layer, int planes, int64_t images)
     o += outputs;
   }
   grid_ = grid(images);
-}
-
-Grid Products::grid(int64_t images) const {
-  const Convolution& c = layer_.shape;
-  const int64_t out_h = c.out_height(), out_w = c.out_width(), step = c.stride_w * channels_;
-  Grid made;
-  const int64_t count = images * out_h * out_w;
-  made.offset.reserve(size_t(count + count / 4 + kTileRows));
-  made.target.reserve(made.offset.capacity());
-  made.image.reserve(made.offset.capacity());
-  int64_t end = std::numeric_limits<int64_t>::min();  // of the tile that is being filled
-  int64_t at = 0;                                     // the next place in it
-  const auto fill = [&](int64_t until) {
-    for (; at < until; at += step) {
-      made.offset.push_back(at);
-      made.target.push_back(-1);
-      made.image.push_back(0);
-    }
-  };
-  for (int64_t n = 0; n < images; ++n)
-    for (int64_t h = 0; h < out_h; ++h)
-      for (int64_t v = 0; v < out_w; ++v) {
-        const int64_t offset = n * sample_ + h * c.stride_h * line_ + v * step;
-        if (unit_) {
-          if (offset >= end || offset < at) {  // wide padding: lines of positions overlap in memory
-            if (end > 0) fill(end);
-            at = offset;
-            end = offset + kTileRows * step;
-          }
-          fill(offset);
-          at = offset + step;
-        }
-        made.offset.push_back(offset);
-        made.target.push_back(int32_t((n * out_h + h) * out_w + v));
-        made.image.push_back(int32_t(n));
-      }
-  if (unit_ && end > 0) fill(end);
-  return made;
 }
 
 void Products::round(const float* x, int64_t images, int threads, Activations& to) const {
@@ -258,6 +215,7 @@ void Products::by_unit(const Block& block, const Activations& from, const Grid& 
         window.weights = codes.get();
         window.offset = &offset[size_t(part)];
         window.parts = count;
+        window.limbs = 1;
         window.part_bytes = block.steps * kDecodedStep;
         window.sum = sums.get() + (sweep < parts ? (t - group) * tile_sums : 0);
         window.add = part > 0;
@@ -284,7 +242,8 @@ void Products::run(const float* x, const float* residual, float* y, int64_t imag
   const bool by_output = blocks >= 2 * parts;
   in_parts(parts, by_output ? blocks : rows, [&](Range range) {
     const Range own = by_output ? range : Range{0, blocks};
-    const Range positions = by_output ? Range{0, places.size()} : Range{range.first * unit_rows, range.last * unit_rows};
+    const Range some = {range.first * unit_rows, range.last * unit_rows};
+    const Range positions = by_output ? Range{0, places.size()} : some;
     for (int64_t block = own.first; block < own.last; ++block)
       (this->*(unit_ ? &Products::by_unit : &Products::by_rows))(blocks_[size_t(block)], from, places,
                                                                     positions.first, positions.last, residual, y);

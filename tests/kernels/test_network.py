@@ -253,6 +253,21 @@ def test_the_exact_mode_spoils_only_what_a_window_sees(isa: str) -> None:
         assert torch.allclose(y, wanted, 1e-5, 1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("factor", [1e-42, 1e-36, 1e-25, 1e-5, 1e15, 1e33])
+def test_the_exact_mode_at_any_size(isa: str, factor: float) -> None:
+    """Images of any magnitude, one of zeros, one with an outlier: float32 as torch has it."""
+    made = Made(2)
+    made.convolve(0, 20, 33, relu=0)
+    made.factors[1].zero_()
+    x = images(4, 20, 7, 6)
+    x[1], x[2, 3, 3, 3] = 0, 3e4
+    x = x * torch.tensor([factor, 1, factor, 1]).view(4, 1, 1, 1)
+    wanted = F.conv2d(x.double(), made.kernels[0].double(), padding=1)
+    y = lowbit_network([x], *made.arguments("exact"))
+    for own, other in zip(y, wanted, strict=True):
+        assert float((own - other).abs().max()) <= 1e-6 * float(other.abs().max()) + 1e-44
+
+
 def test_the_exact_mode_keeps_float64() -> None:
     made, x = residual_chain(4), images(3, 16, 6, 7).double()
     y = lowbit_network([x], *made.arguments("exact"))
