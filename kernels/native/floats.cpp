@@ -166,7 +166,7 @@ class Exact : public Convolver {
           lane += wide ? 32 : 16;
         }
         if (p + 1 < pieces_.size()) continue;
-        isa_.settle({sum, lanes, 1.0f, layer_.scale + block.first, layer_.bias ? layer_.bias + block.first : nullptr,
+        isa_.settle({sum, lanes, layer_.scale + block.first, layer_.bias ? layer_.bias + block.first : nullptr,
                      residual ? residual + at : nullptr, y + at, layer_.out, rows, block.outputs, layer_.relu});
       }
     }

@@ -32,13 +32,13 @@ using FloatTileFn = void (*)(const FloatTile&);
 struct FloatSettle {
   const float* sum;       // [row][line]
   int64_t line;
-  float factor;
   const float* scale;     // for each output
   const float* bias;      // for each output, or null
   const float* residual;  // [row][pitch], or null
   float* y;               // [row][pitch]
   int64_t pitch, rows, outputs;
   bool relu;
+  float factor = 1.0f;
 };
 
 // sum[row][64] = x (codes - shift)^T * scale of a block of 64 outputs, group by group; codes are decoded in registers.

@@ -185,9 +185,9 @@ class Halves : public Convolver {
              grid.image[size_t(next)] == image)
         ++next;
       const int64_t at = target * layer_.out + output;
-      isa_.settle({sum + (r - rows.first) * line, line, from.factor[size_t(image)], layer_.scale + output,
+      isa_.settle({sum + (r - rows.first) * line, line, layer_.scale + output,
                    layer_.bias ? layer_.bias + output : nullptr, residual ? residual + at : nullptr, y + at, layer_.out,
-                   next - r, outputs, layer_.relu});
+                   next - r, outputs, layer_.relu, from.factor[size_t(image)]});
     }
   }
 
