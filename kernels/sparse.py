@@ -21,8 +21,8 @@ from .direct import address
 # The smallest share of zeros from which lists are faster, for so many rows and more, by instruction set and mode; None
 # where they are not. Measured at 4096 x 4096, 50 to 95% zeros, one thread, against the dense kernel of the mode on an
 # Intel Xeon with AMX (its older instruction sets forced). How many times as fast, exact, 4, 8, 16, 64 and 256 rows:
-# at 50% zeros 0.6, 0.8, 1.1, 2.0, 2.0; at 90% 1.4, 2.4, 3.7, 5.6, 5.5. Accurate against AMX, at 95%: 1.2 (16), 1.6
-# (32), 0.9 (64), 1.2 (256); against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. With 1536 x 1536 and
+# at 50% zeros 0.6, 0.8, 1.1, 2.0, 2.0; at 90% 1.4, 2.4, 3.7, 5.6, 5.5. Accurate against AMX, at 95%: 0.6 (16), 0.9
+# (32), 1.04 (64), 1.05 (256), at 97%: 0.8, 1.3, 1.4, 1.4; against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. With 1536 x 1536 and
 # AVX-512 without VNNI at 50%: exact 0.8 (16), 1.5 (64), accurate 3 (16); AVX2 2 for both from 16 rows on. What is not
 # named was not measured and stays dense.
 EXACT = ((4, 0.88), (8, 0.78), (32, 0.48))
@@ -30,7 +30,7 @@ EXACT = ((4, 0.88), (8, 0.78), (32, 0.48))
 # 0.9, 1.0, 1.5, 1.8, 1.7 with bfloat16.
 EXACT_BF16 = ((4, 0.97), (16, 0.95), (32, 0.91), (64, 0.89))
 EXACT_FP16 = ((4, 0.98), (16, 0.97), (32, 0.95), (64, 0.93))
-ACCURATE_AMX = ((16, 0.95), (33, None), (256, 0.95))
+ACCURATE_AMX = ((4, None), (16, 0.98), (32, 0.96), (64, 0.95))
 CROSSOVER: dict[str, dict[str, tuple[tuple[int, float | None], ...]]] = {
     "avx2": {"exact": ((16, 0.48),), "accurate": ((16, 0.48),)},
     "avx512": {"exact": EXACT, "accurate": ((8, 0.78), (16, 0.48))},
