@@ -29,6 +29,7 @@ SANITIZER = "compute-sanitizer"
 LEAST = 5.0  # seconds for which a part is worth starting
 STUCK = ", and it does not end"
 Row = dict[str, Any]
+Variant = tuple[str, tuple[tuple[str, int], ...]]  # source, settings
 
 
 @dataclass(frozen=True)
@@ -212,29 +213,43 @@ def rows_of(name: str, device: Any) -> Iterator[Row]:
 
 
 def compile_all(device: Any) -> Iterator[Row]:
-    """The variants that are launched, on all processors at once, into the cache that every part reads."""
+    """Every variant that a part launches, on all processors at once, into the cache that they read."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from robustq.kernels.cuda import compiler, machine
+    import gpu_right
+
+    from robustq.kernels.cuda import machine
 
     arch = machine.architecture(device)
-    lines = [line for line in compiler.source("variants.txt").splitlines() if "ELEMENT=1" not in line]
-    asked = [(line, arch) for line in lines if arch == "sm_90a" or not line.startswith("hopper.cu")]
-    with ProcessPoolExecutor(min(8, os.cpu_count() or 1), get_context("spawn")) as pool:
-        sizes = list(pool.map(compile_line, asked))
+    asked = {variant for variant in built_ahead(arch) if ("ELEMENT", 1) not in variant[1]}
+    gpu_right.machine.launch = lambda launch, _: asked.add((launch.source, tuple(sorted(launch.defines.items()))))
+    for part in (gpu_right.linear_layers, gpu_right.convolutions, gpu_right.specialised):
+        if part is not gpu_right.specialised or arch == "sm_90a":
+            list(part(device))  # its answers are noise: nothing runs
+    with ProcessPoolExecutor(min(12, os.cpu_count() or 1), get_context("spawn")) as pool:
+        sizes = list(pool.map(compile_one, [(*variant, arch) for variant in sorted(asked)]))
     yield {"variants": len(sizes), "bytes": sum(sizes)}
 
 
-def compile_line(asked: tuple[str, str]) -> int:
+def built_ahead(arch: str) -> Iterator[Variant]:
+    """The variants that a build may hold, as `products` asks for them."""
+    from robustq.kernels.cuda import compiler
+
+    for line in compiler.source("variants.txt").splitlines():
+        source, *settings = line.split()
+        defines = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+        if source == "gemm.cu":
+            defines["WGMMA"] = int(arch == "sm_90a")
+        if source != "hopper.cu" or arch == "sm_90a":
+            yield source, tuple(sorted(defines.items()))
+
+
+def compile_one(asked: tuple[str, tuple[tuple[str, int], ...], str]) -> int:
     from robustq.kernels.cuda import machine
 
-    line, arch = asked
-    source, *settings = line.split()
-    defines = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
-    if source == "gemm.cu":
-        defines["WGMMA"] = int(arch == "sm_90a")
-    return len(machine.machine_code(source, arch, defines))
+    source, defines, arch = asked
+    return len(machine.machine_code(source, arch, dict(defines)))
 
 
 def verdicts(parts: dict[str, Row]) -> Iterator[str]:

@@ -125,7 +125,7 @@ def in_a_graph(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def one_linear(
     device: torch.device, gpu: Gpu, bits: int, mode: str, samples: int, outputs: int, columns: int, groups: int,
-    storage: dict[str, bool],
+    storage: dict[str, Any],
 ) -> Row:  # fmt: skip
     codes = drawn((outputs, columns), bits, device)
     if storage:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from robustq.kernels import lowbit, reference
 from robustq.kernels.cuda.layout import Fragments, fragments
-from robustq.kernels.cuda.products import Epilogue, Gpu, Launcher, Window, convolution, linear
+from robustq.kernels.cuda.products import Epilogue, Gpu, Launch, Launcher, Window, convolution, linear
 
 HIGHEST = {2: 1, 4: 7}
 CLOSE = 1e-6  # of the largest output: the products are exact, what is left is the rounding of float32
@@ -95,6 +95,28 @@ def test_a_convolution_with_a_residual_equals_its_specification(
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert error(y, wanted) < CLOSE
     assert torch.equal(largest.view(torch.float32), y.abs().amax((1, 2, 3)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_known_largest_value_is_taken_for_the_one_there_is(emulate: Launcher, layout: torch.memory_format) -> None:
+    torch.manual_seed(3)
+    codes, scale = drawn_codes((20, 48), 2, False), torch.rand(1, 20)
+    x = torch.randn(2, 40, 12, 11).contiguous(memory_format=layout)
+    launched: list[tuple[int, int]] = []
+
+    def launch(what: Launch, device: torch.device) -> None:
+        launched.append(what.grid)
+        emulate(what, device)
+
+    layer = (x, fragments(codes, scale, 2), Window((1, 1), (1, 1), (0, 0), (1, 1)), "int8", launch)
+    largest = x.abs().amax((1, 2, 3))
+    y, same = convolution(*layer), convolution(*layer, known=largest.view(torch.int32))
+    assert torch.equal(same, y)
+    assert [grid for grid in launched if grid[0] == 2] == [(2, 1), (2, 7)]  # more blocks share an image
+    coarser = convolution(*layer, known=(4 * largest).view(torch.int32))
+    values = torch.round(x * (127 / (4 * largest.view(-1, 1, 1, 1)))) * (4 * largest.view(-1, 1, 1, 1) / 127)
+    wanted = F.conv2d(values.double(), (codes[:, :40] * scale.T).double()[:, :, None, None])
+    assert error(coarser, wanted) < CLOSE
 
 
 def one_layer() -> tuple[Tensor, Tensor, Fragments]:

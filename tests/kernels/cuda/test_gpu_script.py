@@ -140,3 +140,29 @@ def test_its_network_is_one_chain(script: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(networks, "microseconds", lambda works: float(len([work() for work in works])))
     (row,) = networks.speed(CPU)
     assert set(row["us"]) == {"torch bf16", "2 bits int8", "2 bits accurate"}
+
+
+def test_all_that_its_parts_launch_is_compiled_beforehand(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, right = script("gpu"), script("gpu_right")
+    asked: list[Any] = []
+    monkeypatch.setattr(right.machine, "launch", None)  # put back afterwards
+    monkeypatch.setattr(right.machine, "architecture", lambda _: "sm_90a")
+    monkeypatch.setattr(right.ops, "gpu", lambda _: Gpu(wgmma=True))
+    for name in ("linear_layers", "specialised"):  # too many for a processor
+        monkeypatch.setattr(right, name, lambda device: right.zero_points(device, Gpu(wgmma=True)))
+
+    class Pool:
+        def __init__(self, *_: Any) -> None: ...
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+        def map(self, _: Any, variants: list[Any]) -> list[int]:
+            asked.extend(variants)
+            return [1] * len(variants)
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
+    assert list(gpu.compile_all(CPU)) == [{"variants": len(asked), "bytes": len(asked)}]
+    sources = {(source, dict(settings).get("ZEROS", 0)) for source, settings, _ in asked}
+    assert {("gemm.cu", 1), ("small.cu", 1), ("gemm.cu", 0), ("hopper.cu", 0), ("quantize.cu", 0)} <= sources
+    assert len(asked) == len(set(asked))
