@@ -59,6 +59,7 @@ struct Warp {
 };
 
 static std::map<const void*, Barrier> barriers;
+static std::map<const u8*, unsigned> unpublished;  // 16 bytes that a thread's copies wrote and products may not see yet
 static std::vector<Flight> flights;
 static std::vector<Warp> under_way;  // of each warp
 static i64 free_registers;
@@ -66,6 +67,7 @@ static int own_registers;
 
 static void start_of_block(unsigned threads) {
   barriers.clear();
+  unpublished.clear();
   flights.clear();
   under_way = std::vector<Warp>(warps.size());
   own_registers = 65536 / (int)threads / 8 * 8;
@@ -198,6 +200,8 @@ static void barrier_create(u64* place, u32 count) {
 }
 
 static void publish_shared() {
+  for (auto one = emulator::unpublished.begin(); one != emulator::unpublished.end();)
+    one = one->second == threadIdx.x ? emulator::unpublished.erase(one) : std::next(one);
   for (auto& one : emulator::barriers)
     if (one.second.maker == threadIdx.x) one.second.published = true;
 }
@@ -310,6 +314,9 @@ static void wgmma_s8(int (&d)[N][4], const u32 (&a)[4], u64 b) {
       for (int rows = 0; rows < N; ++rows) {
         const u8* at = emulator::shared_start() + product->start + piece * product->along + rows * product->down;
         emulator::check_shared(at, 128, "a product");
+        auto hidden = emulator::unpublished.lower_bound(at);
+        if (hidden != emulator::unpublished.end() && hidden->first < at + 128)
+          emulator::fail("a product reads what a thread has not published: publish_shared");
         for (unsigned thread = 0; thread < 128 && (rows == 0 || rows == N - 1); ++thread)
           emulator::check_come(at, at + 128, group * 128 + thread);
       }

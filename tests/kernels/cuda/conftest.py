@@ -28,20 +28,20 @@ class Emulated:
     """A launcher that runs kernels on the CPU, one fiber a thread.
 
     schedule    0: all warps in turn; any other: some are left behind for a while, as the number has it
-    edits       pieces of hopper.cu's text and what is put there, for tests of what the machine notices
+    edits       file, piece of its text and what is put there, for tests of what the machine notices
     """
 
     folder: Path
     compiler: str
     schedule: int = 0
-    edits: tuple[tuple[str, str], ...] = ()
+    edits: tuple[tuple[str, str, str], ...] = ()
     built: dict[str, ctypes.CDLL] = field(default_factory=dict)
 
     def scheduled(self, schedule: int) -> "Emulated":
         return replace(self, schedule=schedule)
 
-    def edited(self, *edits: tuple[str, str]) -> "Emulated":
-        return replace(self, edits=edits)
+    def edited(self, source: str, *edits: tuple[str, str]) -> "Emulated":
+        return replace(self, edits=tuple((source, *edit) for edit in edits))
 
     def __call__(self, launch: Launch, device: torch.device) -> None:
         def argument(value: object) -> object:
@@ -65,7 +65,9 @@ class Emulated:
 
     def text(self, launch: Launch) -> str:
         text = compiler.source(launch.source)
-        for old, new in self.edits if launch.source == "hopper.cu" else ():
+        for source, old, new in self.edits:
+            if source != launch.source:
+                continue
             assert old in text, f"{old!r} is not in {launch.source}"
             text = text.replace(old, new)
         return text

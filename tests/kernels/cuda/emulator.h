@@ -178,8 +178,10 @@ template <int Pending>
 static void wait_copies() {
   auto& copies = emulator::fibers[threadIdx.x].copies;
   while (copies.size() > Pending + 1) {
-    for (auto& copy : copies.front())
+    for (auto& copy : copies.front()) {
       copy.present ? std::memcpy(copy.to, copy.from, 16) : std::memset(copy.to, 0, 16);
+      emulator::unpublished[(const u8*)copy.to] = threadIdx.x;
+    }
     copies.erase(copies.begin());
   }
 }

@@ -168,3 +168,35 @@ def test_sparse_weights_refuse_a_residual(emulate: Launcher) -> None:
     weight = fragments(codes, torch.ones(1, 16), 2, bitmap=True)
     with pytest.raises(ValueError, match="no fused residual"):
         linear(torch.randn(2, 128), weight, "int8", emulate, Epilogue(residual=torch.zeros(2, 16)))
+
+
+# What is edited in gemm.cu, with wgmma or without; the machine says so, or the outputs are wrong.
+MISTAKES = {
+    "copies are not published": (True, "publish_shared();", "", "publish_shared"),
+    "products are not waited for": (True, "finish_products();", "commit_products();", "still|block ended|written"),
+    "registers are not ready": (True, "begin_products();", "", "begin_products"),
+    "copies of others are not waited for": (False, "    synchronize();", "", "wrong"),
+    "one group of copies too many": (False, "wait_copies<STAGES - 2>", "wait_copies<STAGES - 1>", "wrong"),
+    "a stage is filled while it is in use": (False, "ahead % STAGES *", "(ahead + 1) % STAGES *", "wrong"),
+    "a row past the last": (False, "if (row >= rows) return 0;", "", "leaves the tensors"),
+    "weights past the last": (False, "if (tile + 1 < tiles) next", "next", "leaves the tensors"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, n in enumerate(MISTAKES)]
+)
+def test_a_mistake_in_the_kernel_does_not_go_unnoticed(emulate: Any, name: str) -> None:
+    wgmma, old, new, message = MISTAKES[name]
+    torch.manual_seed(5)
+    codes, scale, x = drawn_codes((20, 700), 2, False), torch.rand(1, 20) + 0.1, torch.randn(33, 700)
+    wanted = expected(x, codes, scale, "int8", torch.zeros(20))
+
+    def run() -> None:
+        edited = emulate.edited("gemm.cu", (old, new))
+        y = linear(x, fragments(codes, scale, 2), "int8", edited, Epilogue(relu=True), Gpu(wgmma=wgmma))
+        if not error(y, wanted) < CLOSE:
+            raise RuntimeError("wrong")
+
+    with pytest.raises(RuntimeError, match=message):
+        run()

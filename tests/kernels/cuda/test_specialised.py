@@ -109,7 +109,7 @@ def test_a_mistake_does_not_go_unnoticed(emulate: Any, name: str) -> None:
 
     def run() -> None:
         for schedule in range(8):
-            linear(x, weight, "int8", emulate.edited(*edits).scheduled(schedule), gpu=specialised(1))
+            linear(x, weight, "int8", emulate.edited("hopper.cu", *edits).scheduled(schedule), gpu=specialised(1))
 
     with pytest.raises(RuntimeError, match=message):
         run()
