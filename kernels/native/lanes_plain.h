@@ -11,20 +11,37 @@ namespace {
 
 constexpr int kPositions = 8;  // whose sums are in registers
 
+// Codes of the taps of a vector of lanes: of a 3 x 3 depthwise kernel in registers, if there are enough, else in memory.
+template <class V, int Taps>
+struct LaneCodes {
+  static constexpr bool kKept = Taps > 0 && V::width == 16;
+  explicit LaneCodes(const float* from) : at(from) {
+#pragma GCC unroll 9
+    for (int tap = 0; kKept && tap < Taps; ++tap) kept[tap] = V::load(from + tap * kLaneBlock);
+  }
+  inline typename V::type operator[](int64_t tap) const { return kKept ? kept[tap] : V::load(at + tap * kLaneBlock); }
+  const float* at;
+  typename V::type kept[kKept ? Taps : 1];
+};
+
 // P positions, one vector of lanes; of a last vector, maybe not all lanes.
-template <class V, int P, bool Whole>
-inline void lane_tile(const LaneLine& l, int64_t first, int64_t position) {
+template <class V, int P, bool Whole, int Taps>
+inline void lane_tile(const LaneLine& l, const LaneCodes<V, Taps>& codes, int64_t first, int64_t position) {
   typename V::type sum[P];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) sum[p] = V::set(0.0f);
-  const int64_t block = first / kLaneBlock, lane = first % kLaneBlock, step = l.step;
-  const float* codes = l.codes + block * l.taps * kLaneBlock + lane;
-  const int64_t offset = position * step + block * l.block + lane;
-  for (int64_t tap = 0; tap < l.taps; ++tap, codes += kLaneBlock) {
+  const int64_t step = l.step, offset = position * step + first / kLaneBlock * l.block + first % kLaneBlock;
+  const auto add = [&](int64_t tap) {
     const float* x = l.x[tap] + offset;
-    const typename V::type code = V::load(codes);
+    const typename V::type code = codes[tap];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[p] = V::multiply_add(code, V::load(x + p * step), sum[p]);
+  };
+  if (Taps) {
+#pragma GCC unroll 9
+    for (int tap = 0; tap < Taps; ++tap) add(tap);
+  } else {
+    for (int64_t tap = 0; tap < l.taps; ++tap) add(tap);
   }
   const typename V::type scale = V::load(l.scale + first);
   const typename V::type least = V::set(l.relu ? 0.0f : -std::numeric_limits<float>::infinity());
@@ -37,11 +54,12 @@ inline void lane_tile(const LaneLine& l, int64_t first, int64_t position) {
   }
   const int64_t at = position * l.outputs + first;
   if (Whole) {
+    if (l.residual) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      if (l.residual) sum[p] = V::add(sum[p], V::load(l.residual + at + p * l.outputs));
-      V::store(l.y + at + p * l.outputs, V::larger(least, sum[p]));
+      for (int p = 0; p < P; ++p) sum[p] = V::add(sum[p], V::load(l.residual + at + p * l.outputs));
     }
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) V::store(l.y + at + p * l.outputs, V::larger(least, sum[p]));
     return;
   }
   float part[V::width];
@@ -57,19 +75,30 @@ inline void lane_tile(const LaneLine& l, int64_t first, int64_t position) {
   }
 }
 
-#define LANE_TILES(W) {nullptr, lane_tile<V, 1, W>, lane_tile<V, 2, W>, lane_tile<V, 3, W>, lane_tile<V, 4, W>, \
-                       lane_tile<V, 5, W>, lane_tile<V, 6, W>, lane_tile<V, 7, W>, lane_tile<V, kPositions, W>}
+template <class V, bool Whole, int Taps>
+void lane_vector(const LaneLine& l, int64_t first) {
+  const LaneCodes<V, Taps> codes(l.codes + first / kLaneBlock * l.taps * kLaneBlock + first % kLaneBlock);
+  int64_t position = 0;
+  for (; position + kPositions <= l.positions; position += kPositions)
+    lane_tile<V, kPositions, Whole>(l, codes, first, position);
+  const int64_t rest = l.positions - position;
+  if (rest & 4) {
+    lane_tile<V, 4, Whole>(l, codes, first, position);
+    position += 4;
+  }
+  if (rest & 2) {
+    lane_tile<V, 2, Whole>(l, codes, first, position);
+    position += 2;
+  }
+  if (rest & 1) lane_tile<V, 1, Whole>(l, codes, first, position);
+}
+
 template <class V>
 void lane_line(const LaneLine& l) {
-  static constexpr void (*kTile[2][kPositions + 1])(const LaneLine&, int64_t, int64_t) = {LANE_TILES(false), LANE_TILES(true)};
-  const int64_t tiles = (l.positions + kPositions - 1) / kPositions;
-  for (int64_t first = 0; first < l.outputs; first += V::width) {
-    const auto& tile = kTile[first + V::width <= l.outputs];
-    for (int64_t t = 0; t < tiles; ++t) {  // even tiles: 14 positions are 7 + 7, not 8 + 6
-      const int64_t position = l.positions * t / tiles, count = l.positions * (t + 1) / tiles - position;
-      tile[count](l, first, position);
-    }
-  }
+  int64_t first = 0;
+  for (; first + V::width <= l.outputs; first += V::width)
+    l.taps == 9 ? lane_vector<V, true, 9>(l, first) : lane_vector<V, true, 0>(l, first);
+  if (first < l.outputs) lane_vector<V, false, 0>(l, first);
 }
 
 // Adding 1.5 * 2^23 and taking it off again leaves the nearest integer, ties to even.
