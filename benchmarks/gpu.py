@@ -283,7 +283,7 @@ def targets(parts: dict[str, Row]) -> Iterator[str]:
             continue
         times, shape = torch_us[place] / row["us"], f"{place[0]}x{place[1]} batch {place[2]}, 2 bits int8"
         if place[2] <= 8:
-            share = f", {row['bytes_per_second'] / copy:.0%} of a copy's bandwidth (target 80%)" if copy else ""
+            share = f"; alone {row['bytes_per_second'] / copy:.0%} of a copy's bandwidth (target 80%)" if copy else ""
             yield f"K1 {shape}: {times:.1f} times cuBLAS bf16 (target 6){share}"
         elif place[2] >= 512:
             yield f"K2 {shape}: {times:.2f} times cuBLAS bf16 (target 1.3)"

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from robustq.kernels import lowbit, lowbit_ops
 from robustq.kernels.cuda import machine, ops
 from robustq.kernels.cuda.layout import Fragments, fragments
-from robustq.kernels.cuda.products import Gpu, linear
+from robustq.kernels.cuda.products import Gpu, Launch, linear
 
 ROTATED = 128 << 20  # bytes of weights in one graph: twice the second-level cache of the largest GPU there is
 REPEATS = 15
@@ -51,7 +52,7 @@ def copies(device: torch.device) -> Iterator[Row]:
 
 
 def linear_layers(device: torch.device) -> Iterator[Row]:
-    """K1 and K2 beside torch bfloat16 (cuBLAS)."""
+    """K1 and K2 beside torch bfloat16 (cuBLAS): with the kernel that quantizes x, and the product alone."""
     for outputs, columns in SHAPES:
         facts = {"outputs": outputs, "columns": columns}
         batches = [1, 8, 32, *MANY]
@@ -71,8 +72,18 @@ def linear_layers(device: torch.device) -> Iterator[Row]:
                 if mode == "bf16" and n > 32:
                     continue
                 us = microseconds([partial(linear, x, w, mode, machine.launch, gpu=ops.gpu(x)) for w in weights])
-                bandwidth = weights[0].words.nbytes / (us * 1e-6)
-                yield facts | {"kernel": f"{bits} bits {mode}", "batch": n, "us": us, "bytes_per_second": bandwidth}
+                alone = microseconds([product(x, w, mode, ops.gpu(x)) for w in weights])
+                yield facts | {
+                    "kernel": f"{bits} bits {mode}", "batch": n, "us": us, "us_product": alone,
+                    "bytes_per_second": weights[0].words.nbytes / (alone * 1e-6),
+                }  # fmt: skip
+
+
+def product(x: Tensor, weight: Fragments, mode: str, gpu: Gpu) -> Callable[[], None]:
+    """The product alone, without the kernel that quantizes x before it; what it computes means nothing."""
+    launches: list[Launch] = []
+    linear(x, weight, mode, lambda launch, _: launches.append(launch), gpu=gpu)
+    return partial(machine.launch, launches[-1], x.device)
 
 
 def specialised(device: torch.device) -> Iterator[Row]:

@@ -146,8 +146,8 @@ What the tests show without a GPU:
 - The kernels' own text runs on an emulated machine (`tests/kernels/cuda/emulator.h`: a fiber a thread, tensor-core
   operands taken apart as the PTX ISA describes them; copies and products that end when they are waited for; barriers in
   shared memory with phases and bytes) and equals the specification in float64 within 1e-6 of the largest output, at odd
-  sizes, in every format and mode. Mistakes put into the kernels (twenty into `hopper.cu`, eight into `gemm.cu`: a wait left
-  out, a wrong phase, a wrong count of bytes, a stage given back too early, ...) are each found, and so is a kernel
+  sizes, in every format and mode. Mistakes put into the kernels (twenty into `hopper.cu`, eight into `gemm.cu`: a wait
+  left out, a wrong phase, a wrong count of bytes, a stage given back too early, ...) are each found, and so is a kernel
   that would hang.
 - Every variant compiles for every architecture without spills, and the machine code has the instructions it is written
   for. The counts below are of instructions in the code, not of their executions. The 168 registers of `hopper.cu` are

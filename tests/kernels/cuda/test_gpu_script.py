@@ -77,7 +77,10 @@ def test_the_verdict_names_the_faster_kernel_and_the_targets(script: Any) -> Non
         "speed: specialised": {"status": "done", "rows": [{"gemm.cu": 2.0, "hopper.cu": 1.0}] * 2},
     }
     lines = list(script("gpu").verdicts(parts))
-    assert "K1 8192x28672 batch 1, 2 bits int8: 6.0 times cuBLAS bf16 (target 6), 75% of a copy's bandwidth" in lines[1]
+    assert (
+        "K1 8192x28672 batch 1, 2 bits int8: 6.0 times cuBLAS bf16 (target 6); alone 75% of a copy's bandwidth"
+        in lines[1]
+    )
     assert lines[2].startswith("hopper.cu is 2.00 times as fast as gemm.cu (geometric mean of 2")
     assert lines[2].endswith("the default should be hopper.cu")
 
@@ -127,6 +130,7 @@ def test_its_timings_time_what_they_name(script: Any, monkeypatch: pytest.Monkey
     }
     assert [row["us"] for row in rows if row["kernel"] == "2 bits int8"] == [2.0] * 6  # weights in turns
     assert set(launched) == {"quantize_rows", "small_linear", "large_product"}
+    assert launched.count("quantize_rows") < len(launched) / 2  # each product is timed alone too
     launched.clear()
     assert len(list(speed.specialised(CPU))) == 4 * 5
     assert set(launched) == {"quantize_rows", "large_product", "specialised_product"}

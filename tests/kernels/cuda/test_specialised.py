@@ -45,6 +45,20 @@ def test_it_equals_its_specification(
     assert float((y - wanted).abs().max() / wanted.abs().max()) < CLOSE
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 1e-3), (torch.bfloat16, 5e-3)])
+def test_half_precision_and_a_sample_of_nan(emulate: Any, dtype: torch.dtype, bound: float) -> None:
+    codes, scale, _, x = drawn(2, 40, 20, 300, 1)
+    x = x.to(dtype)
+    x[7, 3] = torch.inf
+    y = linear(x, fragments(codes, scale, 2), "accurate", emulate, gpu=specialised(2))
+    whole = torch.arange(40) != 7
+    wanted = lowbit.rounded(x[whole].float(), "accurate", (-1,)).double() @ (codes * scale.T).double().T
+    assert y.dtype == dtype
+    assert bool(y[7].isnan().all())
+    assert float((y[whole].double() - wanted).abs().max() / wanted.abs().max()) < bound
+
+
 def long_layer() -> tuple[Tensor, Fragments]:
     """More stages than the ring has, and two tiles for one block."""
     codes, scale, _, x = drawn(2, 40, 270, 700, 1)

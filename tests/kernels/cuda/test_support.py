@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from robustq.kernels.cuda import support
+from robustq.kernels.cuda import ops, support
+from robustq.kernels.cuda.products import Gpu
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,21 @@ def test_the_ops_are_registered_whatever_is_imported_first(first: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("major", "wanted", "expected"),
+    [
+        (9, "standard", Gpu(wgmma=True, processors=114)),
+        (9, "specialised", Gpu(wgmma=True, specialised=True, processors=114)),
+        (8, "standard", Gpu(processors=114)),
+    ],
+)
+def test_the_kernel_that_no_gpu_has_run_is_chosen_only_on_request(
+    monkeypatch: pytest.MonkeyPatch, major: int, wanted: str, expected: Gpu
+) -> None:
+    facts = SimpleNamespace(major=major, minor=0, multi_processor_count=114)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setattr(support, "gemm", wanted)
+    assert support.GEMMS[0] == "standard"
+    assert ops.gpu(torch.empty(0)) == expected
