@@ -8,8 +8,15 @@ compiles, transforms or watches, as told by the state from which the dispatcher 
 
 import torch
 from torch import Tensor, nn
-from torch._C import DispatchKey, DispatchKeySet, _dispatch_keys, _dispatch_tls_local_include_set
+from torch._C import (
+    DispatchKey,
+    DispatchKeySet,
+    _dispatch_keys,
+    _dispatch_tls_local_include_set,
+    _is_torch_function_mode_enabled,
+)
 from torch._C._autograd import _profiler_enabled as profiled
+from torch.compiler import is_dynamo_compiling
 
 # What torch always includes, and what it includes in inference mode; tracing, functorch and modes add keys.
 CALM = (
@@ -28,7 +35,7 @@ KINDS = (Tensor, nn.Parameter)  # no other class, such as a fake tensor
 def calm(x: Tensor) -> bool:
     """True where nobody but autograd would see whether an op is called on x (see `tracked`), a plain CPU tensor."""
     # Dynamo answers the first question with True and reads no further.
-    if torch.compiler.is_dynamo_compiling() or type(x) is not Tensor or torch._C._is_torch_function_mode_enabled():
+    if is_dynamo_compiling() or type(x) is not Tensor or _is_torch_function_mode_enabled():
         return False
     return _dispatch_tls_local_include_set() in CALM and _dispatch_keys(x) in DENSE and not profiled()
 
@@ -40,7 +47,11 @@ def ordinary(*tensors: Tensor | None) -> bool:
 
 def tracked(*tensors: Tensor | None) -> bool:
     """Whether autograd follows what is done with one of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def plain(x: Tensor, *others: Tensor | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference, sparse
+from . import backend, reference, sparse
 from .triples import Alone, alone
 
 
@@ -79,7 +79,7 @@ class Ready:
         if not rows:
             return y
         x = x.contiguous()
-        if self.ternary:
+        if self.ternary and (rows >= sparse.LEAST_ROWS or backend.sparse == "always"):
             lists = sparse.lists_for(self.packed, self.out, self.columns, rows, self.mode)
             rest = (self.mode, self.relu, threads)
             if lists is not None and sparse.multiply(lists, x, rows, self.scale, self.bias, y, *rest):

@@ -35,6 +35,13 @@ constexpr int field_shift(int b) {
   return Bits == 8 ? 0 : Bits == 4 ? 4 * (b % 2) : 2 * b;
 }
 
+// Field b and those below it in the byte, for `few`: the highest one's mask is saved, and a difference gives the field.
+template <int Bits>
+inline __m512i fields_to(const uint8_t* codes, int b) {
+  const __m512i byte = _mm512_loadu_si512(codes + 64 * (b * Bits / 8)), upper = _mm512_set1_epi8(char(0xff >> (8 - Bits - b * Bits % 8)));
+  return (b + 1) * Bits % 8 == 0 ? byte : _mm512_and_si512(byte, upper);
+}
+
 template <int N, int B, int Bits>
 inline void step(__m512i (&acc)[N][B], const int8_t* const (&x)[N], int64_t at, const uint8_t* codes) {
   __m512i code[B];
@@ -104,9 +111,17 @@ void few(const IntegerTile& t) {
 #pragma GCC unroll 4
       for (int s = 0; s < S; ++s) {
         const uint8_t* from = codes + s * t.block_bytes;
-        _mm_prefetch(from + kAhead, _MM_HINT_T1);
-        if (Bits == 4) _mm_prefetch(from + kAhead + 64, _MM_HINT_T1);
-        step<N, kFields, Bits>(acc[s], x, at, from);
+        _mm_prefetch(from + kAhead, _MM_HINT_T0);
+        if (Bits == 4) _mm_prefetch(from + kAhead + 64, _MM_HINT_T0);
+        __m512i code[kFields];
+#pragma GCC unroll 4
+        for (int b = 0; b < kFields; ++b) code[b] = fields_to<Bits>(from, b);
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) {
+          const __m512i four = _mm512_set1_epi32(load_step(x[n] + at));
+#pragma GCC unroll 4
+          for (int b = 0; b < kFields; ++b) multiply_add(acc[s][n][b], code[b], four);
+        }
       }
     }
   }
@@ -115,9 +130,11 @@ void few(const IntegerTile& t) {
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 4
-      for (int b = 0; b < kFields; ++b)
+      for (int b = 0; b < kFields; ++b) {
+        const __m512i below = b * Bits % 8 ? acc[s][n][b - 1] : _mm512_setzero_si512();
         _mm512_storeu_si512(t.sum + (s * N + n) * kOutputs + 16 * b,
-                            _mm512_srai_epi32(acc[s][n][b], field_shift<Bits>(b)));
+                            _mm512_srai_epi32(_mm512_sub_epi32(acc[s][n][b], below), field_shift<Bits>(b)));
+      }
 }
 
 template <int Bits>
