@@ -22,9 +22,9 @@ from .direct import address
 # where they are not. Measured at 4096 x 4096, 50 to 95% zeros, one thread, against the dense kernel of the mode on an
 # Intel Xeon with AMX (its older instruction sets forced). How many times as fast, exact, 4, 8, 16, 64 and 256 rows:
 # at 50% zeros 0.6, 0.8, 1.1, 2.0, 2.0; at 90% 1.4, 2.4, 3.7, 5.6, 5.5. Accurate against AMX, at 95%: 0.6 (16), 0.9
-# (32), 1.04 (64), 1.05 (256), at 97%: 0.8, 1.3, 1.4, 1.4; against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. With 1536 x 1536 and
-# AVX-512 without VNNI at 50%: exact 0.8 (16), 1.5 (64), accurate 3 (16); AVX2 2 for both from 16 rows on. What is not
-# named was not measured and stays dense.
+# (32), 1.04 (64), 1.05 (256), at 97%: 0.8, 1.3, 1.4, 1.4; against AVX-512 VNNI, at 80%: 0.8 (8), 1.2, 1.5, 1.4. With
+# 1536 x 1536 and AVX-512 without VNNI at 50%: exact 0.8 (16), 1.5 (64), accurate 3 (16); AVX2 2 for both from 16 rows
+# on. What is not named was not measured and stays dense.
 EXACT = ((4, 0.88), (8, 0.78), (32, 0.48))
 # Against a matrix unit, 4, 16, 32, 64 and 256 rows at 95% zeros: 0.7, 0.8, 1.0, 1.3, 1.3 times as fast as with float16,
 # 0.9, 1.0, 1.5, 1.8, 1.7 with bfloat16.
