@@ -110,6 +110,8 @@ def far(y: Tensor, exact: Tensor) -> float:
         ((5, 64, 2, 2), 40, {}),
         ((2, 9, 5, 5), 33, {"kernel": (1, 1), "pad": (0, 0)}),
         ((2, 24, 6, 6), 24, {"groups": 24}),
+        ((1, 6, 9, 10), 6, {"kernel": (9, 9), "pad": (4, 4), "groups": 6}),  # at 4 bits beyond exact sums of float32
+        ((2, 12, 7, 5), 18, {"groups": 6, "stride": (1, 2)}),
         ((1, 1, 1, 1), 1, {"kernel": (1, 1), "pad": (0, 0)}),
         ((2, 4, 1, 3), 3, {"kernel": (1, 1), "pad": (3, 4)}),  # padding wider than the image
     ],
