@@ -138,7 +138,7 @@ static bool still_read(const u8* begin, const u8* end) {
   return false;
 }
 
-static void multiply(Product& product) {
+FAST static void multiply(Product& product) {
   product.done = true;
   product.sums.assign(64 * product.columns, 0);
   static int left[64][32], right[256][32];

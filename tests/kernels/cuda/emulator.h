@@ -117,7 +117,7 @@ struct BytesCall {
 
 static void mma_s8(int (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   BytesCall call{&d, a, {b0, b1}};
-  emulator::meet(emulator::own_warp(), 32, threadIdx.x % 32, &call, [](std::vector<void*>& all) {
+  emulator::meet(emulator::own_warp(), 32, threadIdx.x % 32, &call, [](std::vector<void*>& all) FAST {
     static int left[16][32], right[32][8];
     for (int lane = 0; lane < 32; ++lane) {
       auto* c = (BytesCall*)all[lane];

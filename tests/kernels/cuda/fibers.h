@@ -2,6 +2,7 @@
 // which the last one to come does the work for all. What a kernel does wrong ends the launch with a message.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -19,6 +20,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+#define FAST __attribute__((optimize("O3")))  // where time goes; compiling all of it so would take longer
+
 struct Index {
   unsigned x, y, z;
 };
@@ -33,7 +36,9 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // to begin with; from then on
+  jmp_buf place;       // where it goes on, without a call of the system
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   bool done = false;
   std::vector<std::vector<Copy>> copies;  // groups that are under way, the last one still open
@@ -58,7 +63,7 @@ struct Failure {
 };
 
 static const size_t STACK = 256 << 10;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static std::vector<Meeting> warps, groups;
 static Meeting block;
@@ -72,9 +77,19 @@ static std::function<void()> body;
 
 [[noreturn]] static void fail(const std::string& what) { throw Failure{what}; }
 
-static void yield() { swapcontext(&fibers[current].context, &scheduler); }
-
 static Fiber& own() { return fibers[current]; }
+
+static void yield() {
+  if (!_setjmp(own().place)) _longjmp(scheduler, 1);
+}
+
+// Runs the current thread until it yields.
+static void resume() {
+  if (_setjmp(scheduler)) return;
+  if (own().begun) _longjmp(own().place, 1);
+  own().begun = true;
+  setcontext(&own().context);
+}
 
 // Waits until `ready`.
 template <class Ready>
@@ -161,7 +176,7 @@ static void run_block(unsigned threads, Index index, size_t shared_bytes) {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = &scheduler;
+    fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, enter, 0);
   }
   Order order{schedule, std::vector<unsigned>(warps.size())};
@@ -174,7 +189,7 @@ static void run_block(unsigned threads, Index index, size_t shared_bytes) {
         if (own().done) continue;
         if (runs) {
           threadIdx = {current, 0, 0};
-          swapcontext(&scheduler, &own().context);
+          resume();
           if (!failure.empty()) return;
         }
         own().done ? ++ended : ++left;

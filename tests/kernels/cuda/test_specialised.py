@@ -114,7 +114,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, n in enumerate(MISTAKES)]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 7 > 0)) for i, n in enumerate(MISTAKES)]
 )
 def test_a_mistake_does_not_go_unnoticed(emulate: Any, name: str) -> None:
     edits, message = MISTAKES[name]

@@ -15,11 +15,11 @@ KERNELS = {"mma": Gpu(), "wgmma": Gpu(wgmma=True), "specialised": Gpu(wgmma=True
 # bits, mode, samples, outputs, columns, groups, kernel
 CASES = [
     (4, "int8", 3, 20, 1151, 3, "mma"),  # shares of warps that are no whole groups
-    (4, "accurate", 40, 20, 383, 3, "mma"),
     (2, "int8", 40, 70, 256, 1, "specialised"),
     *(
         pytest.param(*case, marks=pytest.mark.slow)
         for case in [
+            (4, "accurate", 40, 20, 383, 3, "mma"),
             (2, "accurate", 10, 33, 300, 1, "mma"),
             (4, "int8", 130, 20, 512, 2, "wgmma"),
             (4, "accurate", 70, 140, 512, 4, "specialised"),
