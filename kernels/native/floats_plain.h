@@ -46,26 +46,39 @@ void float_tile(const FloatTile& t) {
     }
 }
 
+// Lanes of which `count` are wanted, fewer than a vector; the others are zero.
+template <class V>
+inline typename V::type some(const float* from, int64_t count) {
+  float part[V::width] = {};
+  std::memcpy(part, from, size_t(count) * sizeof(float));
+  return V::load(part);
+}
+
+// Sums are there in whole blocks of 16 lanes; what belongs to outputs is not.
 template <class V>
 void float_settle(const FloatSettle& s) {
-  const float least = s.relu ? 0.0f : -std::numeric_limits<float>::infinity();
-  for (int64_t row = 0; row < s.rows; ++row) {
-    const float* sum = s.sum + row * s.line;
-    const float* residual = s.residual ? s.residual + row * s.pitch : nullptr;
-    float* y = s.y + row * s.pitch;
-    int64_t i = 0;
-    for (; i + V::width <= s.outputs; i += V::width) {
-      typename V::type value = V::multiply(V::load(sum + i), V::set(s.factor));
-      value = V::multiply(value, V::load(s.scale + i));
-      if (s.bias) value = V::add(value, V::load(s.bias + i));
-      if (residual) value = V::add(value, V::load(residual + i));
-      V::store(y + i, V::larger(V::set(least), value));
-    }
-    for (; i < s.outputs; ++i) {
-      float value = sum[i] * s.factor * s.scale[i];
-      if (s.bias) value += s.bias[i];
-      if (residual) value += residual[i];
-      y[i] = value < least ? least : value;  // NaN stays
+  const typename V::type least = V::set(s.relu ? 0.0f : -std::numeric_limits<float>::infinity());
+  const typename V::type factor = V::set(s.factor);
+  for (int64_t i = 0; i < s.outputs; i += V::width) {
+    const int64_t count = s.outputs - i;
+    const bool whole = count >= V::width;
+    const typename V::type scale = whole ? V::load(s.scale + i) : some<V>(s.scale + i, count);
+    typename V::type bias = V::set(0.0f);
+    if (s.bias) bias = whole ? V::load(s.bias + i) : some<V>(s.bias + i, count);
+    for (int64_t row = 0; row < s.rows; ++row) {
+      typename V::type value = V::multiply(V::multiply(V::load(s.sum + row * s.line + i), factor), scale);
+      if (s.bias) value = V::add(value, bias);
+      const float* residual = s.residual ? s.residual + row * s.pitch + i : nullptr;
+      if (residual) value = V::add(value, whole ? V::load(residual) : some<V>(residual, count));
+      value = V::larger(least, value);
+      float* y = s.y + row * s.pitch + i;
+      if (whole) {
+        V::store(y, value);
+      } else {
+        float part[V::width];
+        V::store(part, value);
+        std::memcpy(y, part, size_t(count) * sizeof(float));
+      }
     }
   }
 }
