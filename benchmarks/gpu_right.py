@@ -40,6 +40,16 @@ def linear_layers(device: torch.device) -> Iterator[Row]:
     yield from zero_points(device, own)
 
 
+def few(device: torch.device) -> Iterator[Row]:
+    """Each kernel once, for tools that watch every access."""
+    own = ops.gpu(torch.empty(0, device=device))
+    for gpu, samples in [(own, 7), (own, 100), (Gpu(), 100), *[(Gpu(True, True, 3), 300)] * own.wgmma]:
+        yield one_linear(device, gpu, 2, "int8", samples, 77, 300, 1, {})
+        yield one_linear(device, gpu, 4, "accurate", samples, 300, 512, 4, {})
+    yield one_linear(device, own, 2, "int8", 7, 77, 300, 1, {"bitmap": True, "listed": True})
+    yield from one_convolution(device, 2, "accurate", 2, 3, 9, 20, 3, 2, torch.float32)
+
+
 def specialised(device: torch.device) -> Iterator[Row]:
     """hopper.cu: all its variants, tiles that are not full, few blocks and many; then whether runs differ."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count

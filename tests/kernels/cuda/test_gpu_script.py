@@ -61,6 +61,9 @@ def test_a_part_that_hangs_or_crashes_costs_nothing_but_itself(script: Any) -> N
     gpu.run_all(parts[4:], found, 100, command, lambda: None)
     assert found["parts"]["good"]["status"] == "skipped: wrong went wrong"
     assert found["parts"]["memory"]["status"] == "skipped: there is no no-such-tool"
+    watched = gpu.Part("hangs", 1.0, under=("a tool",))
+    gpu.run_all([watched], found, 100, lambda part, rows: command(parts[0], rows), lambda: None)
+    assert found["parts"]["hangs"]["status"] == "skipped: no end after 1 s"
     gpu.run_all(parts[3:4], found, 0, command, lambda: None)
     assert found["parts"]["good"]["status"] == "skipped: no time left"
 
@@ -106,6 +109,7 @@ def test_its_cases_are_right_on_the_emulated_machine(
         right.one_linear(CPU, Gpu(), 2, "bf16", 3, 20, 300, 1, {"listed": True}),
         *right.one_convolution(CPU, 2, "int8", 2, 3, 9, 20, 3, 1, torch.float32),
         *right.one_convolution(CPU, 2, "int8", 2, 3, 5, 20, 3, 2, torch.bfloat16),
+        *right.few(CPU),
     ]
     assert [row["case"] for row in rows if not row["right"]] == []
 
