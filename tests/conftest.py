@@ -6,10 +6,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from robustq.core import rng
 from robustq.core.architecture import create
 from robustq.core.checkpoint import Checkpoint, Source, load, save
+
+settings.register_profile("untimed", parent=settings(), deadline=None)  # no test is about how busy a machine is
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -81,10 +81,7 @@ template <int Bits>
 void narrow(const UnitTile& t) {
   Decoder<Bits, 0> first(t);
   Decoder<Bits, 1> second(t);
-  clear<0>();
-  clear<1>();
-  clear<2>();
-  clear<3>();
+  clear_sums();
   const int8_t* x = t.x[0];
   for (int64_t chunk = 0; kChunk * chunk < t.steps; ++chunk, x += kTileBytes) {
     load<4>(x);
@@ -109,10 +106,7 @@ void narrow(const UnitTile& t) {
 template <int Bits, int Half>
 void square(const UnitTile& t) {
   Decoder<Bits, Half> weights(t);
-  clear<0>();
-  clear<1>();
-  clear<2>();
-  clear<3>();
+  clear_sums();
   const int8_t *x = t.x[0], *second = t.x[1];
   for (int64_t chunk = 0; kChunk * chunk < t.steps; ++chunk, x += kTileBytes, second += kTileBytes) {
     load<4>(x);

@@ -41,9 +41,8 @@ template <int T>
 inline void store(void* sum, int64_t pitch) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(sum), "r"(pitch), "i"(T) : "memory");
 }
-template <int T>
-inline void clear() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(T));
+inline void clear_sums() {
+  asm volatile("tilezero %tmm0\n tilezero %tmm1\n tilezero %tmm2\n tilezero %tmm3");
 }
 
 enum class Product { kBf16 = 2, kFp16 = 3, kInt8 };  // the first two as the instruction's prefix is coded

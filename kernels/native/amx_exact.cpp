@@ -69,10 +69,7 @@ class Decoder {
 template <Product P, int Limbs>
 void narrow(const ExactTile& t) {
   Decoder<P, 4> weights(t);
-  clear<0>();
-  clear<1>();
-  clear<2>();
-  clear<3>();
+  clear_sums();
   for (int64_t step = 0; step < kAhead; ++step) weights(step, 0, 4);
   const uint16_t* x = t.x[0];
   for (int64_t step = 0; step < t.steps; ++step, x += Limbs * kExactLimb) {
@@ -105,10 +102,7 @@ void narrow(const ExactTile& t) {
 template <Product P, int Limbs>
 void square(const ExactTile& t) {
   Decoder<P, 2> weights(t);
-  clear<0>();
-  clear<1>();
-  clear<2>();
-  clear<3>();
+  clear_sums();
   for (int64_t step = 0; step < kAhead; ++step) weights(step, 0, 2);
   const uint16_t *x = t.x[0], *second = t.x[1];
   for (int64_t step = 0; step < t.steps; ++step, x += Limbs * kExactLimb, second += Limbs * kExactLimb) {

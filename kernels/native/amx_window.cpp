@@ -17,10 +17,7 @@ void window_four(const UnitWindow& w, const int8_t* const* x, int32_t* const* su
     load<2>(sum[2], pitch);
     load<3>(sum[3], pitch);
   } else {
-    clear<0>();
-    clear<1>();
-    clear<2>();
-    clear<3>();
+    clear_sums();
   }
   const uint8_t* weights = w.weights;
   int64_t limb = 0;
