@@ -101,7 +101,7 @@ def check(compiled: compiler.Compiled) -> None:
         ("small.cu", SMALL, "sm_80", r"IMMA\.16832\.S8\.S8"),
         ("small.cu", SMALL | {"LIMBS": 0}, "sm_80", r"HMMA\.16816\.F32\.BF16"),
         ("small.cu", SMALL, "sm_80", r"LDG\.E\.(NA|128)\S*"),
-        ("gemm.cu", LARGE | {"WGMMA": 0}, "sm_80", r"LDGSTS\.E\.\S*128"),
+        pytest.param("gemm.cu", LARGE | {"WGMMA": 0}, "sm_80", r"LDGSTS\.E\.\S*128", marks=pytest.mark.slow),
         ("gemm.cu", LARGE | {"WGMMA": 1}, "sm_90a", r"IGMMA\.64x128x32\.S8\.S8"),
     ],
 )

@@ -28,7 +28,9 @@ def test_the_reason_names_what_is_missing(
     assert reason in str(support.reason.__wrapped__())
 
 
-@pytest.mark.parametrize("first", ["network", "lowbit_ops", "cuda.network_ops"])
+@pytest.mark.parametrize(
+    "first", ["network", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lowbit_ops", "cuda.network_ops"))]
+)
 def test_the_ops_are_registered_whatever_is_imported_first(first: str) -> None:
     code = (
         "import torch; torch.backends.cuda.is_built = lambda: True; "
