@@ -84,7 +84,7 @@ children = [context.Process(target=child, args=(queue,)) for _ in range(2)]
 for one in children: one.start()
 print([queue.get(timeout=60) for _ in children])
 for one in children: one.join()
-print([one.exitcode for one in children])
+print([one.exitcode for one in children], flush=True)  # or the child would write it too
 if (pid := os.fork()) == 0:
     sys.exit(0 if call() == expected else 3)
 print(os.waitpid(pid, 0)[1], call() == expected)
