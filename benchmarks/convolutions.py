@@ -79,6 +79,8 @@ def main() -> None:
     if backend.native is None:
         parser.error(f"there are no native kernels to measure: {backend.reason}")
     torch.set_num_threads(1)
+    if unknown := set(options.isa) - set(backend.native.available()):
+        parser.error(f"this machine has no {', '.join(unknown)}, only {', '.join(backend.native.available())}")
     isas = options.isa or [backend.native.isa()]
     found = []
     for batch in options.batch or [1, 16]:

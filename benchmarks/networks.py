@@ -185,6 +185,8 @@ def main() -> None:
         parser.error(f"there are no native kernels to measure: {backend.reason}")
     if unknown := set(options.isa) - set(backend.native.available()):
         parser.error(f"this machine has no {', '.join(sorted(unknown))}, only {', '.join(backend.native.available())}")
+    if options.threads < 1:
+        parser.error(f"--threads must be at least 1, found {options.threads}")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     subjects = [from_file(path) for path in options.model]

@@ -1,5 +1,7 @@
 // What the files for AMX share: tile registers. All of it static but for two declarations: see CMakeLists.txt.
 #pragma once
+#include <immintrin.h>
+
 #include <cstdint>
 
 namespace robustq {
@@ -53,6 +55,25 @@ inline void multiply_add() {
   constexpr int kPrefix = (15 - W) << 3 | int(P), kRegisters = 0xc0 | Sum << 3 | X;
   if (P != Product::kInt8) asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"(kPrefix), "i"(kRegisters));
   else asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+}
+
+// Sixteen float32 -> numbers of 16 bits whose sum they are, each kind `plane` numbers behind the one before: two of
+// float16, rounded, or three of bfloat16, eight bits each and none rounded.
+template <Product P>
+inline void split(__m512 rest, __mmask16 mask, uint16_t* to, int64_t plane) {
+#pragma GCC unroll 3
+  for (int limb = 0; limb < (P == Product::kBf16 ? 3 : 2); ++limb) {
+    __m256i half;
+    if (P == Product::kBf16) {
+      const __m512i part = _mm512_and_si512(_mm512_castps_si512(rest), _mm512_set1_epi32(int(0xffff0000)));
+      half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16));
+      rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
+    } else {
+      half = _mm512_cvtps_ph(rest, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      rest = _mm512_sub_ps(rest, _mm512_cvtph_ps(half));
+    }
+    _mm256_mask_storeu_epi16(to + limb * plane, mask, half);
+  }
 }
 
 template <Product P>

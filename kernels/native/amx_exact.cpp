@@ -65,6 +65,20 @@ class Decoder {
   alignas(64) uint16_t weights_[kDecoded][Blocks][kExactLimb];
 };
 
+// A step of one tile of rows, read into register X, by two blocks of outputs.
+template <Product P, int Limbs, int Block, int X>
+inline void two_blocks(Decoder<P, 4>& weights, int64_t step, const uint16_t* x) {
+  weights(step + kAhead, Block, Block + 2);
+  load<6>(weights.tile(step, Block));
+  load<7>(weights.tile(step, Block + 1));
+#pragma GCC unroll 3
+  for (int limb = 0; limb < Limbs; ++limb) {
+    load<X>(x + limb * kExactLimb);
+    multiply_add<P, Block, X, 6>();
+    multiply_add<P, Block + 1, X, 7>();
+  }
+}
+
 // One tile of rows by four blocks of outputs. Between two products for the same sum others are under way.
 template <Product P, int Limbs>
 void narrow(const ExactTile& t) {
@@ -73,24 +87,8 @@ void narrow(const ExactTile& t) {
   for (int64_t step = 0; step < kAhead; ++step) weights(step, 0, 4);
   const uint16_t* x = t.x[0];
   for (int64_t step = 0; step < t.steps; ++step, x += Limbs * kExactLimb) {
-    weights(step + kAhead, 0, 2);
-    load<6>(weights.tile(step, 0));
-    load<7>(weights.tile(step, 1));
-#pragma GCC unroll 3
-    for (int limb = 0; limb < Limbs; ++limb) {
-      load<4>(x + limb * kExactLimb);
-      multiply_add<P, 0, 4, 6>();
-      multiply_add<P, 1, 4, 7>();
-    }
-    weights(step + kAhead, 2, 4);
-    load<6>(weights.tile(step, 2));
-    load<7>(weights.tile(step, 3));
-#pragma GCC unroll 3
-    for (int limb = 0; limb < Limbs; ++limb) {
-      load<5>(x + limb * kExactLimb);
-      multiply_add<P, 2, 5, 6>();
-      multiply_add<P, 3, 5, 7>();
-    }
+    two_blocks<P, Limbs, 0, 4>(weights, step, x);
+    two_blocks<P, Limbs, 2, 5>(weights, step, x);
   }
   store<0>(t.sum, 256);
   store<1>(t.sum + 16, 256);
@@ -145,39 +143,16 @@ float power_for(const float* x, int64_t n) {
   return power;
 }
 
-void split_fp16(const float* x, int64_t ldx, int64_t rows, int64_t count, uint16_t* tile, float* row_scale) {
+template <Product P, int Limbs>
+void split_rows(const float* x, int64_t ldx, int64_t rows, int64_t count, uint16_t* tile, float* row_scale) {
   for (int64_t r = 0; r < rows; ++r, x += ldx) {
-    const float power = power_for(x, count);
+    const float power = P == Product::kFp16 ? power_for(x, count) : 1.0f;
     row_scale[r] = 1.0f / power;
     uint16_t* to = tile + 32 * r;
-    for (int64_t k = 0; k < count; k += kExactStep, to += 2 * kExactLimb)
+    for (int64_t k = 0; k < count; k += kExactStep, to += Limbs * kExactLimb)
       for (int half = 0; half < 2; ++half) {
-        const __m512 value = _mm512_mul_ps(columns(x + k + 16 * half, count - k - 16 * half), _mm512_set1_ps(power));
-        const __m256i high = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        const __m512 rest = _mm512_sub_ps(value, _mm512_cvtph_ps(high));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(to + 16 * half), high);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(to + kExactLimb + 16 * half),
-                           _mm512_cvtps_ph(rest, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-      }
-  }
-}
-
-// Eight bits a limb, none rounded.
-void split_bf16(const float* x, int64_t ldx, int64_t rows, int64_t count, uint16_t* tile, float* row_scale) {
-  const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
-  for (int64_t r = 0; r < rows; ++r, x += ldx) {
-    row_scale[r] = 1.0f;
-    uint16_t* to = tile + 32 * r;
-    for (int64_t k = 0; k < count; k += kExactStep, to += 3 * kExactLimb)
-      for (int half = 0; half < 2; ++half) {
-        __m512 rest = columns(x + k + 16 * half, count - k - 16 * half);
-#pragma GCC unroll 3
-        for (int limb = 0; limb < 3; ++limb) {
-          const __m512i part = _mm512_and_si512(_mm512_castps_si512(rest), upper);
-          rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
-          _mm256_store_si256(reinterpret_cast<__m256i*>(to + limb * kExactLimb + 16 * half),
-                             _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
-        }
+        const __m512 value = columns(x + k + 16 * half, count - k - 16 * half);
+        split<P>(_mm512_mul_ps(value, _mm512_set1_ps(power)), 0xffff, to + 16 * half, kExactLimb);
       }
   }
 }
@@ -203,13 +178,12 @@ int64_t peak(int64_t rounds) {
 }
 
 template <Product P, int Limbs>
-constexpr ExactUnit unit(decltype(ExactUnit::split) split) {
-  return {Limbs, peak<P, Limbs>, split, configure_rows, release, narrow<P, Limbs>, square<P, Limbs>, put};
-}
+constexpr ExactUnit kUnit = {Limbs,   peak<P, Limbs>,   split_rows<P, Limbs>, configure_rows,
+                             release, narrow<P, Limbs>, square<P, Limbs>,     put};
 
 }  // namespace
 
-const ExactUnit amx_exact_bf16 = unit<Product::kBf16, 3>(split_bf16);
-const ExactUnit amx_exact_fp16 = unit<Product::kFp16, 2>(split_fp16);
+const ExactUnit amx_exact_bf16 = kUnit<Product::kBf16, 3>;
+const ExactUnit amx_exact_fp16 = kUnit<Product::kFp16, 2>;
 
 }  // namespace robustq

@@ -109,22 +109,10 @@ void decode_halves(const uint8_t* codes, int bits, int64_t steps, bool bf16, uin
 }
 
 void split_halves(const float* x, int64_t n, float factor, bool bf16, uint16_t* to, int64_t plane) {
-  const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
   for (int64_t i = 0; i < n; i += 16) {
     const __mmask16 mask = n - i < 16 ? __mmask16((1u << (n - i)) - 1) : __mmask16(0xffff);
-    __m512 rest = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor));
-    for (int limb = 0; limb < (bf16 ? 3 : 2); ++limb) {
-      __m256i half;
-      if (bf16) {  // eight bits a limb, none rounded
-        const __m512i part = _mm512_and_si512(_mm512_castps_si512(rest), upper);
-        half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16));
-        rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(part));
-      } else {
-        half = _mm512_cvtps_ph(rest, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        rest = _mm512_sub_ps(rest, _mm512_cvtph_ps(half));
-      }
-      _mm256_mask_storeu_epi16(to + limb * plane + i, mask, half);
-    }
+    const __m512 value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor));
+    bf16 ? split<Product::kBf16>(value, mask, to + i, plane) : split<Product::kFp16>(value, mask, to + i, plane);
   }
 }
 

@@ -8,6 +8,18 @@
 
 namespace robustq {
 
+Lines lines_of(const Convolution& c, int64_t images) {
+  Lines made;
+  made.channels = (c.channels + 3) / 4 * 4;
+  made.line = (c.width + c.pad_w + c.stride_w - 1) / c.stride_w * c.stride_w * made.channels;
+  made.sample = (c.height + c.pad_h) * made.line;
+  const int64_t reach =
+      ((c.kernel_h - 1) * c.dilation_h + 1) * made.line + 2 * c.kernel_w * c.dilation_w * made.channels;
+  const int64_t tile = kTileRows * c.stride_w * made.channels;
+  made.all = (images * made.sample + c.pad_h * made.line + reach + tile + 255) / 64 * 64;
+  return made;
+}
+
 Grid grid_of(const Convolution& c, int64_t images, int64_t line, int64_t sample, int64_t channels, bool filled) {
   const int64_t out_h = c.out_height(), out_w = c.out_width(), step = c.stride_w * channels;
   Grid made;

@@ -35,12 +35,11 @@ class Halves : public Convolver {
       : layer_(layer), unit_(*halves_current()), isa_(floats_current()), limbs_(exact_current()->limbs),
         images_(images), plain_(in_floats(layer)) {
     const Convolution& c = layer.shape;
-    channels_ = (c.channels + 3) / 4 * 4;
-    const int64_t pixels = (c.width + c.pad_w + c.stride_w - 1) / c.stride_w * c.stride_w;
-    line_ = pixels * channels_;
-    sample_ = (c.height + c.pad_h) * line_;
-    const int64_t reach = ((c.kernel_h - 1) * c.dilation_h + 1) * line_ + 2 * c.kernel_w * c.dilation_w * channels_;
-    plane_ = (images * sample_ + c.pad_h * line_ + reach + kTileRows * c.stride_w * channels_ + 255) / 64 * 64;
+    const Lines lines = lines_of(c, images);
+    channels_ = lines.channels;
+    line_ = lines.line;
+    sample_ = lines.sample;
+    plane_ = lines.all;
     const bool whole = c.dilation_w == 1;  // a line of the kernel lies together
     run_ = (whole ? c.kernel_w : 1) * channels_ / 2;
     runs_ = whole ? c.kernel_h : c.kernel_h * c.kernel_w;

@@ -66,12 +66,11 @@ class Products : public Convolver {
 Products::Products(const Layer& layer, int planes, int64_t images)
     : layer_(layer), planes_(planes), isa_(integer_current()), unit_(unit_current()), images_(images) {
   const Convolution& c = layer.shape;
-  channels_ = (c.channels + 3) / 4 * 4;
-  const int64_t pixels = (c.width + c.pad_w + c.stride_w - 1) / c.stride_w * c.stride_w;
-  line_ = pixels * channels_;
-  sample_ = (c.height + c.pad_h) * line_;
-  const int64_t reach = ((c.kernel_h - 1) * c.dilation_h + 1) * line_ + 2 * c.kernel_w * c.dilation_w * channels_;
-  plane_ = (images * sample_ + c.pad_h * line_ + reach + kTileRows * c.stride_w * channels_ + 255) / 64 * 64;
+  const Lines lines = lines_of(c, images);
+  channels_ = lines.channels;
+  line_ = lines.line;
+  sample_ = lines.sample;
+  plane_ = lines.all;
   const int64_t in = c.channels / layer.groups, out = layer.out / layer.groups;
   const int64_t taps = c.kernel_h * c.kernel_w;
   for (int64_t o = 0; o < layer.out;) {
