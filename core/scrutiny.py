@@ -22,7 +22,7 @@ class Scrutiny:
     parent_arch    its class, where it is another than the models'
     trust_program  run TorchScript programs, the code in them included
     mode           how packed layers run, "exact", "accurate" or "int8": accuracy and what fools the model are asked of
-                   them in that mode too; None is the first that the codes have
+                   them in that mode too; None is "exact"
     """
 
     checks: str = "default"

@@ -1,13 +1,12 @@
 """The packed twin of a model: the same network run from its low-bit codes, and what that costs and changes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustq.kernels import PackedConv2d, PackedNetwork, fuse, pack_model, status
+from robustq.kernels import PackedConv2d, PackedLinear, PackedNetwork, fuse, pack_model, status
 
 from .architecture import Classifier
 from .checkpoint import Checkpoint
@@ -20,7 +19,6 @@ from .packed import Quantized
 from .report import Proportion
 
 MODES = ("exact", "accurate", "int8")
-MOST_LEVELS = {"exact": 1, "accurate": 7, "int8": 7}  # of the codes that a mode runs from
 IMAGES = 64  # that outputs are compared on
 BATCHES = (1, 64)  # that times are measured for
 
@@ -46,22 +44,26 @@ class ChannelsLast(nn.Module):
 
 
 def twin(checkpoint: Checkpoint, model: Classifier, probe: Tensor, mode: str | None = None) -> Twin | None:
-    """The model packed in a mode, by default the first that its codes have; None where no layer can be packed.
+    """The model packed in a mode, by default "exact"; None where no layer can be packed.
 
     What can be is fused (`robustq.kernels.fuse`) and so evaluates whatever mode it is put in. probe
     (n, c, h, w) tells whether a network can be fused and can run channels last.
     """
     if any(not layer.silent for layer in noises(model)):
         return None  # packed layers have no place for noise on their weights
-    for wanted in (mode,) if mode else MODES:
-        if codes := _codes(checkpoint, model, MOST_LEVELS[wanted]):
-            net = pack_model(model.net, codes, wanted)
-            if len(probe):
-                net = fuse(net.eval(), (probe[:4].to(model.mean.device) - model.mean) / model.std)
-            made = Classifier(net, None, None)
-            made.mean, made.std = model.mean, model.std
-            return Twin(wanted, len(codes), _channels_last(made, probe))
-    return None
+    mode = mode or MODES[0]
+    codes = {name: tensor for name, tensor in checkpoint.packed.items() if isinstance(tensor, Quantized)}
+    if not codes:
+        return None
+    net = pack_model(model.net, codes, mode)
+    layers = sum(isinstance(layer, PackedLinear | PackedConv2d) for layer in net.modules())
+    if not layers:
+        return None
+    if len(probe):
+        net = fuse(net.eval(), (probe[:4].to(model.mean.device) - model.mean) / model.std)
+    made = Classifier(net, None, None)
+    made.mean, made.std = model.mean, model.std
+    return Twin(mode, layers, _channels_last(made, probe))
 
 
 def _channels_last(made: Classifier, probe: Tensor) -> nn.Module:
@@ -78,7 +80,7 @@ def _channels_last(made: Classifier, probe: Tensor) -> nn.Module:
 
 
 def _prefers_last(layer: nn.Module) -> bool:
-    return isinstance(layer, PackedNetwork) or (isinstance(layer, PackedConv2d) and layer.mode != "exact")
+    return isinstance(layer, PackedNetwork) or (isinstance(layer, PackedConv2d) and not layer.words)
 
 
 def facts(checkpoint: Checkpoint, model: nn.Module, found: Twin, data: Dataset, *, alone: bool) -> dict[str, Any]:
@@ -116,20 +118,3 @@ def facts(checkpoint: Checkpoint, model: nn.Module, found: Twin, data: Dataset, 
         "fastest": {str(n): min(runs, key=lambda name, n=n: latency[name][str(n)]) for n in BATCHES},
         "latency_ms": min(times["1"] for name, times in latency.items() if name != "dense"),
     }
-
-
-def _codes(checkpoint: Checkpoint, model: Classifier, levels: int) -> Mapping[str, Quantized]:
-    return {
-        name: tensor
-        for name, tensor in checkpoint.packed.items()
-        if isinstance(tensor, Quantized) and tensor.levels <= levels and isinstance(_owner(model.net, name), _LAYERS)
-    }
-
-
-_LAYERS = (nn.Linear, nn.Conv2d)
-
-
-def _owner(net: nn.Module, name: str) -> nn.Module | None:
-    """The module whose `weight` a name is."""
-    path, _, leaf = name.rpartition(".")
-    return net.get_submodule(path) if leaf == "weight" else None

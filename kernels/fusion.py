@@ -59,7 +59,7 @@ def fuse(net: nn.Module, example: Tensor) -> nn.Module:
     example  (n, c, h, w) that both are compared on: equal up to float32 and, through that, the rounding of activations
     """
     layers = [m for m in net.modules() if isinstance(m, PackedConv2d)]
-    layers = [m for m in layers if m.mode != "exact"] or [m for m in layers if m.even() and m.packed.is_cpu]
+    layers = [m for m in layers if m.mode != "exact"] or [m for m in layers if not m.words and m.packed.is_cpu]
     if not layers or any(m.training or watched(m) for m in net.modules()):
         return net
     mode = layers[0].mode
@@ -150,7 +150,7 @@ class Fusion:
         module = self.module(node)
         if not node.args or not isinstance(node.args[0], fx.Node) or len(shape(node)) != 4:
             return None
-        if isinstance(module, PackedConv2d) and module.mode == self.mode and module.even() and len(node.args) == 1:
+        if isinstance(module, PackedConv2d) and module.mode == self.mode and not module.words and len(node.args) == 1:
             return self.convolution(node, module)
         if is_relu(node, module):
             return Link([node.args[0]], node, [node], lambda slots, target: Relu(slots[0], target))
@@ -165,8 +165,7 @@ class Fusion:
         return None
 
     def convolution(self, node: fx.Node, layer: PackedConv2d) -> Link:
-        packed, scale = layer.integers()
-        scale, bias = scale.double(), torch.zeros(layer.matrix[0], dtype=torch.float64)
+        scale, bias = layer.scale[0].double(), torch.zeros(layer.matrix[0], dtype=torch.float64)
         if layer.bias is not None:
             bias = layer.bias.detach().double()
         bias, last, absorbed = bias.to(scale.device), node, [node]
@@ -192,7 +191,7 @@ class Fusion:
         def step(slots: list[int], target: int) -> Step:
             return Convolve(slots[0], slots[1] if len(slots) > 1 else -1, target, layer.bits, len(scale), *sizes)
 
-        return Link(reads, last, absorbed, step, packed.flatten(), torch.cat([scale, bias]).float())
+        return Link(reads, last, absorbed, step, layer.packed.flatten(), torch.cat([scale, bias]).float())
 
     def with_relu(self, node: fx.Node) -> tuple[fx.Node, int]:
         """The ReLU that alone reads the node, and 1; else the node, and 0."""

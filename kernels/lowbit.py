@@ -10,10 +10,10 @@ step, with zero = 1 at two bits and 8 at four. Padding holds zero and is never r
 `zero`, if there is one, is uint8 (groups, out): the stored field that stands for 0, in place of 1 or 8, so that the
 weight is (field - zero) * scale, as ONNX's MatMulNBits, GPTQ and AWQ have it.
 
-Modes: "exact" leaves x in float32 (linear layers only); "accurate" rounds each row of x (each sample of an image batch)
-to integers in [-32512, 32512] times its own scale, "int8" to [-127, 127]; the products are then exact integers, summed
-exactly, and scaled in float32.
-A row with NaN or infinity gives NaN; a row below 1e-30 throughout counts as zero.
+Modes: "exact" leaves x as it is and sums in float32, in float64 where x is float64 (the scale is float32 either way).
+"accurate" rounds each row of x (each sample of an image batch) to integers in [-32512, 32512] times its own scale,
+"int8" to [-127, 127]; the products are then exact integers, summed exactly, and scaled in float32. There a row with NaN
+or infinity gives NaN, and a row below 1e-30 throughout counts as zero.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ OUTPUTS = 64  # of a block
 STEP = 4  # columns
 LEVELS = {"accurate": 32512.0, "int8": 127.0}  # 32512 = 256 * 127: two int8 halves that stay in range
 PLANES = {"accurate": 2, "int8": 1}
+MODES = ("exact", *LEVELS)
 ZERO = {2: 1, 4: 8}
 HIGHEST = {2: 1, 4: 7}
 SMALLEST = 1e-30
@@ -114,6 +115,11 @@ def dense(packed: Tensor, scale: Tensor, bits: int, in_features: int, zero: Tens
     return codes * reference.spread(scale.float().T, out, in_features)
 
 
+def values_of(x: Tensor, mode: str, dims: tuple[int, ...]) -> Tensor:
+    """What stands for x in the products, in the dtype that they are summed in; one scale for all of `dims`."""
+    return x.to(reference.sum_dtype(x.dtype)) if mode == "exact" else rounded(x.float(), mode, dims)
+
+
 def rounded(x: Tensor, mode: str, dims: tuple[int, ...]) -> Tensor:
     """x float32 -> the multiples of a scale that stand for it; one scale for all of `dims`."""
     most = x.detach().abs().amax(dims, keepdim=True)
@@ -136,13 +142,13 @@ def linear(
     relu: bool,
     zero: Tensor | None = None,
 ) -> Tensor:
-    """x (*, in) -> y (*, out) in the dtype of x: act(rounded(x) @ weight.T + bias), in float32."""
+    """x (*, in) -> y (*, out) in the dtype of x: act(values_of(x) @ weight.T + bias)."""
     check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
     if zero is not None:
         check_zero_values(zero, bits)
-    weight = dense(packed, scale, bits, in_features, zero)
-    values = x.float() if mode == "exact" else rounded(x.float(), mode, (-1,))
-    y = F.linear(values, weight, None if bias is None else bias.float())
+    values = values_of(x, mode, (-1,))
+    weight = dense(packed, scale, bits, in_features, zero).to(values.dtype)
+    y = F.linear(values, weight, None if bias is None else bias.to(values.dtype))
     return (y.relu() if relu else y).to(x.dtype)
 
 
@@ -166,9 +172,9 @@ def conv2d(
     group of scales.
     """
     check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
-    weight = kernel_weight(packed, scale, bits, x.shape[1] // groups, kernel)
-    values = rounded(x.float(), mode, (1, 2, 3))
-    y = F.conv2d(values, weight, None if bias is None else bias.float(), stride, padding, dilation, groups)
+    values = values_of(x, mode, (1, 2, 3))
+    weight = kernel_weight(packed, scale, bits, x.shape[1] // groups, kernel).to(values.dtype)
+    y = F.conv2d(values, weight, None if bias is None else bias.to(values.dtype), stride, padding, dilation, groups)
     y = y.relu() if relu else y
     return y.to(x.dtype).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
@@ -234,10 +240,9 @@ def check_zero_values(zero: Tensor, bits: int) -> None:
         raise ValueError(f"zero points of {bits} bits are below {2**bits}, found {highest}")
 
 
-def check_mode(mode: str, *more: str) -> None:
-    modes = (*more, *LEVELS)
-    if mode not in modes:
-        raise ValueError(f"the mode of this kernel is one of {', '.join(modes)}, found {mode!r}")
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"the mode of packed layers is one of {', '.join(MODES)}, found {mode!r}")
 
 
 def check_layer(
@@ -253,7 +258,7 @@ def check_layer(
     check(packed, scale, bits, in_features)
     if zero is not None:
         check_zero(zero, scale)
-    check_mode(mode, "exact")
+    check_mode(mode)
     reference.check_bias(bias, scale.shape[1])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import grad as gradients
 
-from . import backend, lowbit
+from . import backend, lowbit, reference
 from .direct import address, plain
 from .ops import LIBRARY
 from .ready import Ready
@@ -66,8 +66,8 @@ def lowbit_linear(
     """x (*, in), packed codes and scale (groups, out) (lowbit.py), bias (out,) or None -> y (*, out), dtype of x.
 
     zero: uint8 (groups, out), the zero points of asymmetric codes. "exact" leaves x as it is (5e-7 of the largest
-    output from float64), "accurate" differs by about 4e-5, "int8" by about 1e-2 (Gaussian x).
-    Differentiable in x and bias.
+    output from float64, which it sums in where x is float64), "accurate" differs by about 4e-5, "int8" by about 1e-2
+    (Gaussian x). Differentiable in x and bias.
     """
     if backend.native is not None and plain(x, packed, scale, bias, zero):
         return native_linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
@@ -90,7 +90,8 @@ def lowbit_conv2d(
 ) -> Tensor:
     """x (n, c, h, w), packed kernel and scale (1, out) (lowbit.py) -> y (n, out, oh, ow), channels last in memory.
 
-    An implicit matrix product: no column matrix is built. Differentiable in x and bias.
+    An implicit matrix product: no column matrix is built. Modes as of `lowbit_linear`; in mode "exact" NaN and infinity
+    go where torch's convolution takes them. Differentiable in x and bias.
     """
     if backend.native is not None and plain(x, packed, scale, bias):
         return native_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
@@ -141,12 +142,19 @@ def keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
 
+def behind(grad: Tensor, output: Tensor | None) -> Tensor:
+    """The gradient before the ReLU that gave `output`, if there is one, in the dtype that sums are taken in."""
+    wide = grad.to(reference.sum_dtype(grad.dtype))
+    return wide if output is None else wide * (output > 0)
+
+
 def linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     packed, scale, zero, output = ctx.saved_tensors
-    wide = grad.float() if output is None else grad.float() * (output > 0)
+    wide = behind(grad, output)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = (wide @ lowbit_dense(packed, scale, ctx.bits, ctx.in_features, zero)).to(ctx.dtype)
+        weight = lowbit_dense(packed, scale, ctx.bits, ctx.in_features, zero).to(wide.dtype)
+        grad_x = (wide @ weight).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.reshape(-1, wide.shape[-1]).sum(0).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None, None, None, None, None
@@ -161,12 +169,12 @@ def keep_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     packed, scale, output = ctx.saved_tensors
-    wide = grad.float() if output is None else grad.float() * (output > 0)
+    wide = behind(grad, output)
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
         channels = ctx.shape[1] // ctx.window[3]
         flat = lowbit_dense(packed, scale, ctx.bits, lowbit.kernel_columns(channels, ctx.kernel))
-        weight = lowbit.kernel_view(flat, channels, ctx.kernel)
+        weight = lowbit.kernel_view(flat, channels, ctx.kernel).to(wide.dtype)
         grad_x = gradients.conv2d_input(ctx.shape, weight, wide, *ctx.window).to(ctx.dtype)
     if ctx.needs_input_grad[3]:
         grad_bias = wide.sum((0, 2, 3)).to(ctx.bias_dtype)
@@ -188,8 +196,10 @@ def native_linear(
     relu: bool,
     zero: Tensor | None = None,
 ) -> Tensor:
-    """`lowbit.linear` by the native module."""
+    """`lowbit.linear` by the native module; sums in float64 go to the reference."""
     lowbit.check_linear(x, packed, scale, bias, bits, in_features, mode, zero)
+    if mode == "exact" and x.dtype is torch.float64:
+        return lowbit.linear(x, packed, scale, bias, bits, in_features, mode, relu, zero)
     y = ready(packed, scale, bias, bits, in_features, mode, relu, zero)(x.float())
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
@@ -245,8 +255,10 @@ def native_conv2d(
     mode: str,
     relu: bool,
 ) -> Tensor:
-    """`lowbit.conv2d` by the native module."""
+    """`lowbit.conv2d` by the native module; sums in float64 go to the reference."""
     lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
+    if mode == "exact" and x.dtype is torch.float64:
+        return lowbit.conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
     n, channels, height, width = x.shape
     out = scale.shape[1]
     y = torch.empty((n, *lowbit.output_size(x.shape[2:], kernel, stride, padding, dilation), out), dtype=torch.float32)
@@ -263,7 +275,7 @@ def native_conv2d(
             address(bias),
             bits,
             out,
-            lowbit.PLANES[mode],
+            lowbit.PLANES.get(mode, 0),
             relu,
             y.data_ptr(),
             torch.get_num_threads(),

@@ -4,7 +4,6 @@ Both hold the codes at two or four bits and the scale (packed.py); no dense weig
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +13,9 @@ from torch.nn import functional as F
 
 from . import backend, lowbit, lowbit_ops, ops, reference
 from .direct import calm, ordinary, tracked
-from .packed import Packed, check_mode
+from .packed import Packed
 from .patterns import watched
 from .ready import Ready
-
-# Up to this many output positions (batch x height x width) a convolution runs from the codes by im2col; beyond, it is
-# faster to decode the weight in each call and use torch's own convolution. Measured with AVX-512, one thread, im2col
-# against decoding: 512 x 512 x 3 x 3 at 1 position 174 : 958 us, at 16 788 : 1383; 64 x 64 x 3 x 3 at 64 165 : 95.
-IM2COL_POSITIONS = 16
 
 
 class PackedLinear(Packed):
@@ -71,9 +65,10 @@ class PackedLinear(Packed):
 class PackedConv2d(Packed):
     """nn.Conv2d from codes (out, in / groups, kh, kw) int8; scale groups run along the flattened row.
 
-    `like` gives stride, padding, dilation, groups and padding mode. "accurate" and "int8" are for one group of scales
-    and for zeros as padding, alike on both sides (`convolves`). There the output is channels last in memory if the
-    input is.
+    `like` gives stride, padding, dilation, groups and padding mode. One group of scales and zeros as padding, alike on
+    both sides (`convolves`), are what `lowbit_conv2d` takes; there the output is channels last in memory if the input
+    is. Ternary codes in mode "exact" may do without: they are then kept as words, also those of a float64 scale, and
+    the weight is decoded in each call for torch's convolution.
     """
 
     def __init__(
@@ -85,48 +80,35 @@ class PackedConv2d(Packed):
         mode: str = "exact",
         bits: int = 2,
     ) -> None:
-        if mode != "exact" and not convolves(like, scale):
+        even = convolves(like, scale)
+        if not even and (mode, bits) != ("exact", 2):
             raise ValueError(
-                f"mode {mode!r} convolves with one group of scales and zeros as padding, alike on both sides, found "
-                f"{tuple(scale.shape)} and padding {like.padding!r} of {like.padding_mode}"
+                f"{bits}-bit codes in mode {mode!r} convolve with one group of scales and zeros as padding, alike on "
+                f"both sides, found {tuple(scale.shape)} and padding {like.padding!r} of {like.padding_mode}"
             )
-        if mode == "exact" and bits != 2:
-            raise ValueError(f"mode 'exact' convolves with ternary codes of 2 bits, found {bits} bits")
-        super().__init__(codes, scale, bias, mode, bits)
+        super().__init__(codes, scale, bias, mode, bits, words=not even or scale.dtype == torch.float64)
         self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
         self.padding, self.padding_mode = like.padding, like.padding_mode
         self.outer_padding = tuple(like._reversed_padding_repeated_twice)  # as F.pad wants it
 
     def encode(self, codes: Tensor) -> Tensor:
-        return super().encode(codes) if self.mode == "exact" else lowbit.pack_kernel(codes, self.bits)
+        return super().encode(codes) if self.words else lowbit.pack_kernel(codes, self.bits)
 
     def columns(self) -> int:
-        if self.mode == "exact":
-            return super().columns()
         return lowbit.kernel_columns(self.weight_shape[1], list(self.weight_shape[2:]))
 
     def decode(self) -> Tensor:
-        kernel = list(self.weight_shape[2:])
-        return lowbit.kernel_weight(self.packed, self.scale, self.bits, self.weight_shape[1], kernel)
-
-    def even(self) -> bool:
-        """Whether a chain of convolutions covers this one: as `convolves`."""
-        left, right, above, below = self.outer_padding
-        return self.padding_mode == "zeros" and left == right and above == below and self.groups_of_row == 1
-
-    def integers(self) -> tuple[Tensor, Tensor]:
-        """Codes as the integer kernels have them, and the scale of each output, where `even`."""
-        if not self.words:
-            return self.packed, self.scale[0]
-        codes = reference.unpack(self.packed, *self.matrix).view(self.weight_shape)
-        return lowbit.pack_kernel(codes, self.bits), self.scale[:, 0].expand(self.matrix[0])
+        flat = lowbit_ops.lowbit_dense(self.packed, self.scale, self.bits, self.columns())
+        return lowbit.kernel_view(flat, self.weight_shape[1], list(self.weight_shape[2:]))
 
     def sides(self) -> list[int]:
         """Padding above and below, left and right, where `convolves`."""
         left, _, above, _ = self.outer_padding
         return [above, left]
 
-    def integer(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if self.words:
+            return self.decoded(x)
         window = (list(self.weight_shape[2:]), list(self.stride), self.sides(), list(self.dilation), self.groups)
         batch = x if x.dim() == 4 else x[None]
         if batch.dim() != 4 or batch.shape[1] != self.weight_shape[1] * self.groups:
@@ -137,33 +119,11 @@ class PackedConv2d(Packed):
             y = y.contiguous()  # as nn.Conv2d would: what follows may rely on it
         return y if x.dim() == 4 else y[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode != "exact":
-            return self.integer(x)
+    def decoded(self, x: Tensor) -> Tensor:
+        """By torch's convolution."""
+        padding = self.padding
         if self.padding_mode != "zeros":
-            return self.dense(F.pad(x, self.outer_padding, mode=self.padding_mode), (0, 0))
-        size = self.output_size(x)
-        if size is not None and 0 < math.prod(size) * (x.shape[0] if x.dim() == 4 else 1) <= IM2COL_POSITIONS:
-            return self.im2col(x, size)
-        return self.dense(x, self.padding)
-
-    def output_size(self, x: Tensor) -> tuple[int, int] | None:
-        """Height and width of the output, or None where im2col does not apply."""
-        if self.groups != 1 or isinstance(self.padding, str) or x.dim() not in (3, 4):
-            return None
-        if x.shape[-3] != self.weight_shape[1]:
-            return None  # torch's convolution words that error best
-        window = (list(self.weight_shape[2:]), list(self.stride), list(self.padding), list(self.dilation))
-        height, width = lowbit.output_size(x.shape[-2:], *window)
-        return max(0, height), max(0, width)
-
-    def im2col(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        kernel = (self.weight_shape[2], self.weight_shape[3])
-        columns = F.unfold(x, kernel, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
-        y = ops.ternary_linear(columns.transpose(-1, -2), self.packed, self.scale, self.bias, *self.matrix)
-        return y.transpose(-1, -2).unflatten(-1, size)
-
-    def dense(self, x: Tensor, padding: str | tuple[int, ...]) -> Tensor:
+            x, padding = F.pad(x, self.outer_padding, mode=self.padding_mode), (0, 0)
         dtype = reference.sum_dtype(x.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         y = F.conv2d(x.to(dtype), self.weight.to(dtype), bias, self.stride, padding, self.dilation, self.groups)
@@ -174,21 +134,22 @@ def pack_model(net: nn.Module, packed: Mapping[str, Any], mode: str = "exact") -
     """A deep copy of `net` whose low-bit nn.Linear and nn.Conv2d layers run from packed codes.
 
     packed  parameter name -> compressed tensor, `robustq.core.packed.Quantized` or alike. Those with codes (int8, the
-            weight's shape), scale (1 or rows, groups) and levels 1 replace the layer at '<name>.weight'; all others,
-            and layers with hooks or of another class, stay as they are in `net`, which holds the dequantized weights.
-    mode    "exact": outputs equal those of `net` up to the rounding of float32 sums. "accurate" and "int8" round the
-            activations (packed.py), and take codes of up to 7 levels at four bits too; a ternary convolution that they
-            do not cover (`convolves`) stays in mode "exact".
+            weight's shape), scale (1 or rows, groups) and levels 1 (two bits) to 7 (four) replace the layer at
+            '<name>.weight'; all others, and layers with hooks or of another class, stay as they are in `net`, which
+            holds the dequantized weights.
+    mode    "exact": outputs equal those of `net` up to the rounding of float32 sums (in float64: of the scale of 4-bit
+            codes to float32). "accurate" and "int8" round the activations (packed.py). Of the convolutions that are
+            not covered (`convolves`), ternary ones are in mode "exact" and 4-bit ones stay as they are in any mode.
 
     ValueError where an entry names no parameter of `net` or has another shape.
     """
-    check_mode(mode)
+    lowbit.check_mode(mode)
     result = copy.deepcopy(net)
     parameters = dict(result.named_parameters(remove_duplicate=False))
     new: dict[int, nn.Module] = {}
     for name, tensor in packed.items():
         levels = getattr(tensor, "levels", None)
-        if levels is None or levels > (1 if mode == "exact" else lowbit.HIGHEST[4]):
+        if levels is None or levels > lowbit.HIGHEST[4]:
             continue
         if name not in parameters:
             known = ", ".join(key for key in parameters if key.endswith("weight"))
@@ -221,7 +182,7 @@ def fits(tensor: Any) -> bool:
 
 
 def convolves(layer: nn.Conv2d, scale: Tensor) -> bool:
-    """Whether the integer modes cover this convolution."""
+    """Whether `lowbit_conv2d` covers this convolution."""
     left, right, above, below = layer._reversed_padding_repeated_twice
     even = layer.padding_mode == "zeros" and left == right and above == below
     return even and scale.dim() == 2 and scale.shape[1] == 1
@@ -237,8 +198,8 @@ def packed_layer(layer: nn.Module, tensor: Any, mode: str) -> nn.Module | None:
         made: nn.Module = PackedLinear(codes, scale, layer.bias, mode, bits)
     else:
         if not convolves(layer, scale):
+            if bits != 2:
+                return None
             mode = "exact"
-        if mode == "exact" and bits != 2:
-            return None
         made = PackedConv2d(codes, scale, layer.bias, like=layer, mode=mode, bits=bits)
     return made.train(layer.training)

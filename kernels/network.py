@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import lowbit, reference
-from .lowbit_ops import lowbit_conv2d, lowbit_dense
+from .lowbit_ops import lowbit_conv2d
 
 Size = tuple[int, int, int]  # channels, height, width
 
@@ -194,7 +194,7 @@ known_size = lru_cache(256)(result_size)  # not for the fake: sizes that are sym
 
 def check(inputs: Sequence[Tensor], codes: Tensor, factors: Tensor, mode: str) -> None:
     """TypeError or ValueError unless the tensors are of the right kinds."""
-    lowbit.check_mode(mode, "exact")
+    lowbit.check_mode(mode)
     if codes.dtype != torch.uint8 or codes.dim() != 1:
         raise TypeError(f"the codes must be uint8 of one dimension, found {codes.dtype} of {tuple(codes.shape)}")
     if factors.dtype != torch.float32 or factors.dim() != 1:
@@ -248,14 +248,7 @@ def run(
 
 
 def convolve(x: Tensor, step: Convolve, codes: Tensor, factors: Tensor, mode: str, relu: bool) -> Tensor:
-    """act(conv(x) + bias), by `robustq::lowbit_conv2d` or, in mode "exact", by torch with the weight decoded."""
+    """act(conv(x) + bias), by `robustq::lowbit_conv2d`."""
     scale, bias = step.scale_and_bias(factors)
     packed = step.packed(codes, x.shape[1])
-    if mode != "exact":
-        return lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, relu)
-    kernel, stride, padding, dilation, groups = step.window
-    channels = x.shape[1] // groups
-    flat = lowbit_dense(packed, scale[None], step.bits, lowbit.kernel_columns(channels, kernel))
-    weight = lowbit.kernel_view(flat, channels, kernel).to(x.dtype)
-    y = F.conv2d(x, weight, bias.to(x.dtype), stride, padding, dilation, groups)
-    return y.relu() if relu else y
+    return lowbit_conv2d(x, packed, scale[None], bias, step.bits, *step.window, mode, relu)

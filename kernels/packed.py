@@ -1,11 +1,13 @@
 """What packed layers share: codes in the format of the mode, the scale, the bias, and loading with a look at the codes.
 
-| mode       | format                          | activations                                  |
-|------------|---------------------------------|----------------------------------------------|
-| "exact"    | reference.py, ternary codes     | float32                                      |
-| "exact"    | lowbit.py, all other codes      | float32 (linear layers)                      |
-| "accurate" | lowbit.py, codes of 2 or 4 bits | 16 bits, one scale a row (image: a sample)   |
-| "int8"     | lowbit.py, codes of 2 or 4 bits | 8 bits, one scale a row (image: a sample)    |
+| mode       | format                                | activations                                  |
+|------------|---------------------------------------|----------------------------------------------|
+| "exact"    | reference.py, ternary linear layers * | float32                                      |
+| "exact"    | lowbit.py, all others                 | float32                                      |
+| "accurate" | lowbit.py                             | 16 bits, one scale a row (image: a sample)   |
+| "int8"     | lowbit.py                             | 8 bits, one scale a row (image: a sample)    |
+
+* and the ternary convolutions that lowbit.py has no op for (`PackedConv2d`)
 """
 
 import math
@@ -17,13 +19,6 @@ from torch import Tensor, nn
 
 from . import lowbit, lowbit_ops, ops, reference
 
-MODES = ("exact", *lowbit.LEVELS)
-
-
-def check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"the mode of a packed layer is one of {', '.join(MODES)}, found {mode!r}")
-
 
 class Packed(nn.Module):
     """A weight of any shape as packed codes of a matrix (rows = first axis), with scale and bias.
@@ -33,6 +28,8 @@ class Packed(nn.Module):
     zero    buffer: uint8 (groups, rows) zero points, or None
     bias    (rows,) parameter or None
     `.to(dtype)` and `.half()` convert the bias like any weight, and the scale of words; the codes stay.
+
+    `words` False: ternary codes are as lowbit.py has them in mode "exact" too.
 
     Codes are int8, or with zero points (1 or rows, groups) uint8 like these: the weight is (code - zero) * scale.
     """
@@ -50,11 +47,12 @@ class Packed(nn.Module):
         mode: str = "exact",
         bits: int = 2,
         zero: Tensor | None = None,
+        words: bool = True,
     ) -> None:
         super().__init__()
-        check_mode(mode)
+        lowbit.check_mode(mode)
         lowbit.check_bits(bits)
-        self.words = mode == "exact" and bits == 2 and zero is None
+        self.words = words and mode == "exact" and bits == 2 and zero is None
         rows = codes.shape[0] if codes.dim() else 0
         self.mode, self.bits = mode, bits
         self.weight_shape = tuple(codes.shape)
@@ -121,7 +119,7 @@ class Packed(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
         super()._apply(fn, recurse)
         if not self.words:
-            self.scale = self.scale.float()  # the integer kernels take no other
+            self.scale = self.scale.float()  # their kernels take no other
         return self
 
     def extra_repr(self) -> str:

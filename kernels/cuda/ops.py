@@ -58,9 +58,9 @@ def conv2d_cuda(
     mode: str,
     relu: bool,
 ) -> Tensor:
-    """`lowbit.conv2d` by K4."""
+    """`lowbit.conv2d` by K4; mode "exact" has no kernel."""
     lowbit.check_conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode)
-    if groups > 1 or not runs(x, 1, 1):
+    if mode == "exact" or groups > 1 or not runs(x, 1, 1):
         return lowbit.conv2d(x, packed, scale, bias, bits, kernel, stride, padding, dilation, groups, mode, relu)
     weight = _kept_fragments(packed, scale, bits, lowbit.kernel_columns(x.shape[1], kernel), kernel)
     pairs = [(pair[0], pair[1]) for pair in (kernel, stride, padding, dilation)]

@@ -61,8 +61,10 @@ class Net(nn.Module):
         return self.head(self.pool(self.body(self.stem(x))).mean((2, 3)))
 
 
-def packed(net: nn.Module, mode: str, dense: tuple[str, ...] = ("stem.0.weight", "head.weight")) -> nn.Module:
-    """Random ternary codes for every convolution but those named, random statistics for batch norm."""
+def packed(
+    net: nn.Module, mode: str, dense: tuple[str, ...] = ("stem.0.weight", "head.weight"), levels: int = 1
+) -> nn.Module:
+    """Random codes for every convolution but those named, random statistics for batch norm."""
     rng = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
@@ -74,8 +76,9 @@ def packed(net: nn.Module, mode: str, dense: tuple[str, ...] = ("stem.0.weight",
     codes: dict[str, Codes] = {}
     for name, p in net.named_parameters():
         if p.dim() > 1 and name not in dense:
-            values = torch.randint(-1, 2, p.shape, generator=rng).to(torch.int8)
-            codes[name] = Codes(values, (torch.rand(len(p), 1, generator=rng) + 0.5) / p[0].numel() ** 0.5)
+            values = torch.randint(-levels, levels + 1, p.shape, generator=rng).to(torch.int8)
+            scale = (torch.rand(len(p), 1, generator=rng) + 0.5) / (levels * p[0].numel() ** 0.5)
+            codes[name] = Codes(values, scale, levels)
     return pack_model(net.eval(), codes, mode)
 
 
@@ -88,10 +91,10 @@ def kinds(net: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["exact", "accurate", "int8"])
-@pytest.mark.parametrize("style", ["plain", "inplace", "functional"])
-def test_a_residual_network_becomes_one_call(style: str, mode: str) -> None:
+@pytest.mark.parametrize(("style", "levels"), [("plain", 1), ("inplace", 1), ("functional", 1), ("plain", 7)])
+def test_a_residual_network_becomes_one_call(style: str, levels: int, mode: str) -> None:
     torch.manual_seed(0)
-    small = packed(Net(style), mode)
+    small = packed(Net(style), mode, levels=levels)
     x = torch.randn(3, 3, 12, 11)
     fused = fuse(small, x)
     assert kinds(fused) == ["Conv2d", "Linear", "PackedNetwork"]

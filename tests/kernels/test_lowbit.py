@@ -1,4 +1,4 @@
-"""The ops on integer activations against float64, on every instruction set this machine offers; refusals; autograd."""
+"""The ops on packed codes against float64, on every instruction set this machine offers; refusals; autograd."""
 
 import multiprocessing
 import threading
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from robustq.kernels import backend, lowbit, lowbit_ops
 
 ISAS = list(backend.native.available()) if backend.native else []
-BOUND = {"accurate": 1e-4, "int8": 2.5e-2}  # max |error| / max |y|, Gaussian x
+BOUND = {"exact": 2e-6, "accurate": 1e-4, "int8": 2.5e-2}  # max |error| / max |y|, Gaussian x
 needs_native = pytest.mark.skipif(not ISAS, reason="the native module is not built")
 
 
@@ -53,14 +53,21 @@ def error(y: Tensor, exact: Tensor) -> float:
     return float((y.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
 
 
+def dtype_bound(mode: str, dtype: torch.dtype) -> float:
+    """Mode "exact" sums float64 in float64."""
+    return 1e-14 if (mode, dtype) == ("exact", torch.float64) else BOUND["accurate"] + torch.finfo(dtype).eps
+
+
 def rounded64(x: Tensor, mode: str) -> Tensor:
     """The integers that stand for each row, times its scale, in float64; numbers rounded as float32 rounds them."""
+    if mode == "exact":
+        return x.double()
     levels = {"accurate": 32512.0, "int8": 127.0}[mode]
     most = x.abs().amax(-1, keepdim=True)
     return (x * (torch.tensor(levels) / most)).round().double() * (most.double() / levels)
 
 
-@pytest.mark.parametrize("mode", ["accurate", "int8"])
+@pytest.mark.parametrize("mode", BOUND)
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize(
     ("rows", "out", "columns", "groups"),
@@ -214,7 +221,7 @@ WINDOWS: list[Any] = [  # shape of x, outputs, kernel, stride, padding, dilation
 ]
 
 
-@pytest.mark.parametrize("mode", ["accurate", "int8"])
+@pytest.mark.parametrize("mode", BOUND)
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_convolution_agrees_with_float64(
@@ -236,6 +243,52 @@ def test_convolution_agrees_with_float64(
     assert error(y, F.conv2d(values, weight, bias.double(), stride, padding, dilation, groups)) <= 2e-6
     active = ops_on[1](x, lowbit.pack_kernel(codes, bits), scale, bias, bits, *sizes, mode, True)
     assert torch.equal(active, y.relu())
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (12, 12), (12, 2)])
+def test_exact_convolutions_take_nan_and_infinity_where_torch_does(
+    ops_on: tuple[Callable[..., Tensor], ...], channels: int, groups: int, relu: bool
+) -> None:
+    """Zeros among the codes meet them too, and other images are as they were."""
+    _, flat, scale, bias = case(1, 24, channels // groups * 9, 1, 4)
+    codes, sizes = flat.view(24, -1, 3, 3), ([3, 3], [1, 1], [1, 1], [1, 1], groups)
+    x = torch.randn(3, channels, 7, 6, generator=torch.Generator().manual_seed(1))
+    clean = ops_on[1](x, lowbit.pack_kernel(codes, 4), scale, bias, 4, *sizes, "exact", relu)
+    x[0, 3, 2, 2], x[1, 5, 4, 4], x[1, 5, 1, 1] = float("nan"), float("inf"), float("-inf")
+    y = ops_on[1](x, lowbit.pack_kernel(codes, 4), scale, bias, 4, *sizes, "exact", relu)
+    wanted = F.conv2d(x, codes * scale.view(-1, 1, 1, 1), bias, padding=1, groups=groups)
+    assert torch.allclose(y, wanted.relu() if relu else wanted, 1e-5, 1e-4, equal_nan=True)
+    assert torch.equal(y[2], clean[2])
+
+
+@pytest.mark.parametrize("mode", ["exact", "accurate"])
+def test_other_dtypes_of_a_convolution(ops_on: tuple[Callable[..., Tensor], ...], mode: str) -> None:
+    _, flat, scale, bias = case(1, 6, 3 * 6, 1, 4)
+    packed, sizes = lowbit.pack_kernel(flat.view(6, 3, 2, 3), 4), ([2, 3], [1, 2], [1, 0], [1, 1], 1)
+    x = torch.randn(2, 3, 4, 7, generator=torch.Generator().manual_seed(1)).double()
+    weight = (flat.float() * scale.view(-1, 1)).double().view(6, 3, 2, 3)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        y = ops_on[1](x.to(dtype), packed, scale, bias.to(dtype), 4, *sizes, mode, False)
+        assert y.dtype == dtype
+        exact = F.conv2d(x.to(dtype).double(), weight, bias.to(dtype).double(), (1, 2), (1, 0))
+        assert error(y, exact) <= dtype_bound(mode, dtype)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_exact_gradients_are_finite_differences(relu: bool) -> None:
+    x, codes, scale, bias = case(5, 6, 18, 2, 4)
+    leaves = [t.double().requires_grad_() for t in (x, bias)]
+    packed = lowbit.pack(codes, 4, 2)
+    assert torch.autograd.gradcheck(
+        lambda x, bias: lowbit_ops.lowbit_linear(x, packed, scale, bias, 4, 18, "exact", relu), leaves
+    )
+    kernel, sizes = lowbit.pack_kernel(codes.view(6, 3, 2, 3), 4), ([2, 3], [1, 2], [1, 0], [1, 1], 1)
+    image = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, bias: lowbit_ops.lowbit_conv2d(x, kernel, scale[:1], bias, 4, *sizes, "exact", relu),
+        [image, leaves[1]],
+    )
 
 
 def test_packing_by_hand() -> None:
@@ -288,14 +341,15 @@ def test_strided_and_empty_inputs(ops_on: tuple[Callable[..., Tensor], ...]) -> 
     assert error(y, image.double().sum(1, keepdim=True) * scale[0].double().view(1, -1, 1, 1)) <= 1e-4
 
 
+@pytest.mark.parametrize("mode", ["exact", "accurate"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_other_dtypes(ops_on: tuple[Callable[..., Tensor], ...], dtype: torch.dtype) -> None:
+def test_other_dtypes(ops_on: tuple[Callable[..., Tensor], ...], dtype: torch.dtype, mode: str) -> None:
     x, codes, scale, bias = case(9, 30, 50, 1, 2)
     x, packed = x.to(dtype), lowbit.pack(codes, 2)
-    y = ops_on[0](x, packed, scale, bias.to(dtype), 2, 50, "accurate", False)
+    y = ops_on[0](x, packed, scale, bias.to(dtype), 2, 50, mode, False)
     assert y.dtype == dtype
     exact = F.linear(x.double(), dense64(codes, scale), bias.to(dtype).double())
-    assert error(y, exact) <= 1e-4 + torch.finfo(dtype).eps
+    assert error(y, exact) <= dtype_bound(mode, dtype)
 
 
 @needs_native
@@ -402,6 +456,7 @@ def test_wrong_arguments_are_refused(
         ({"padding": [0, -1]}, r"padding must be two numbers from 0 on, found \(0, -1\)"),
         ({"dilation": [2**40, 1]}, "does not fit"),
         ({"scale": torch.ones(2, 8)}, "one scale group, found 2"),
+        ({"mode": "fast"}, "one of exact, accurate, int8, found 'fast'"),
     ],
 )
 def test_wrong_convolutions_are_refused(
@@ -482,8 +537,9 @@ def test_opcheck() -> None:
     kernel = lowbit.pack_kernel(codes[:8, :27].reshape(8, 3, 3, 3).clamp(-1, 1), 2)
     image = torch.randn(2, 3, 6, 6, requires_grad=True)
     window = ([3, 3], [2, 1], [1, 0], [1, 1], 1)
-    arguments = (image, kernel, scale[:1, :8], bias[:8].detach().requires_grad_(), 2, *window, "int8", True)
-    torch.library.opcheck(torch.ops.robustq.lowbit_conv2d, arguments)
+    for mode in ("exact", "int8"):
+        arguments = (image, kernel, scale[:1, :8], bias[:8].detach().requires_grad_(), 2, *window, mode, True)
+        torch.library.opcheck(torch.ops.robustq.lowbit_conv2d, arguments)
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -502,15 +558,16 @@ def test_gradients_are_those_of_the_dequantized_layer(relu: bool) -> None:
         assert error(ours.grad, theirs.grad.double()) <= 1e-5
 
 
+@pytest.mark.parametrize(("mode", "bits"), [("exact", 4), ("int8", 2)])
 @pytest.mark.parametrize("window", [*WINDOWS[:3], WINDOWS[-2]])
-def test_gradients_of_a_convolution(window: Any) -> None:
+def test_gradients_of_a_convolution(window: Any, mode: str, bits: int) -> None:
     shape, out, kernel, stride, padding, dilation, groups = window
     columns = shape[1] // groups * kernel[0] * kernel[1]
-    codes = case(1, out, columns, 1, 2)[1].view(out, shape[1] // groups, *kernel)
+    codes = case(1, out, columns, 1, bits)[1].view(out, shape[1] // groups, *kernel)
     scale = torch.rand(1, out) + 0.5
     leaves = [(torch.ones(shape).requires_grad_(), torch.zeros(out).requires_grad_()) for _ in range(2)]
-    arguments = (2, list(kernel), list(stride), list(padding), list(dilation), groups, "int8")
-    y = lowbit_ops.lowbit_conv2d(leaves[0][0], lowbit.pack_kernel(codes, 2), scale, leaves[0][1], *arguments)
+    arguments = (bits, list(kernel), list(stride), list(padding), list(dilation), groups, mode)
+    y = lowbit_ops.lowbit_conv2d(leaves[0][0], lowbit.pack_kernel(codes, bits), scale, leaves[0][1], *arguments)
     weight = codes.float() * scale.view(-1, 1, 1, 1)
     twin = F.conv2d(leaves[1][0], weight, leaves[1][1], stride, padding, dilation, groups)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))

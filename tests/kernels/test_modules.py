@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustq.kernels import PackedConv2d, PackedLinear, backend, ops, pack_model, reference, triples
+from robustq.kernels import PackedConv2d, PackedLinear, backend, fuse, pack_model, reference, triples
 from robustq.kernels.packed import Packed
 
 needs_native = pytest.mark.skipif(backend.native is None, reason="the native module is not built")
@@ -25,11 +25,11 @@ class Codes:
     scale: Tensor
     levels: int = 1
 
-    def dense(self) -> Tensor:
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         rows, groups = self.scale.shape
-        flat = self.codes.reshape(rows, -1).float()
+        flat = self.codes.reshape(rows, -1).to(dtype)
         width = -(-flat.shape[1] // groups)
-        return (flat * self.scale.float().repeat_interleave(width, 1)[:, : flat.shape[1]]).view(self.codes.shape)
+        return (flat * self.scale.to(dtype).repeat_interleave(width, 1)[:, : flat.shape[1]]).view(self.codes.shape)
 
 
 def ternary(shape: tuple[int, ...], seed: int, groups: int = 1, rows: int | None = None) -> Codes:
@@ -37,6 +37,14 @@ def ternary(shape: tuple[int, ...], seed: int, groups: int = 1, rows: int | None
     codes = torch.randint(-1, 2, shape, generator=rng).to(torch.int8)
     scale = torch.rand(shape[0] if rows is None else rows, groups, generator=rng) + 0.5
     return Codes(codes, (scale / codes[0].numel() ** 0.5).half())
+
+
+def with_bits(tensor: Codes, bits: int) -> Codes:
+    """The same, or with codes from -7 to 7 in place of the ternary ones."""
+    if bits == 2:
+        return tensor
+    rng = torch.Generator().manual_seed(int(tensor.codes.sum()) % 100)
+    return Codes(torch.randint(-7, 8, tensor.codes.shape, generator=rng).to(torch.int8), tensor.scale, 7)
 
 
 class Block(nn.Module):
@@ -95,24 +103,63 @@ def test_input_gradients_are_those_of_the_dequantized_network() -> None:
     assert far(grads[1], grads[0]) <= 1e-5
 
 
-@pytest.mark.parametrize("size", [3, 5, 6, 9])  # 1, 9 and 16 positions go by im2col, 49 by the decoded weight
-@pytest.mark.parametrize("batched", [True, False])
-def test_convolution_on_both_sides_of_the_crossover(size: int, batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensor = ternary((18, 7, 3, 3), 5)
-    like = nn.Conv2d(7, 18, 3)
-    like.load_state_dict(
-        {"weight": tensor.dense(), "bias": torch.randn(18, generator=torch.Generator().manual_seed(0))}
-    )
-    layer = PackedConv2d(tensor.codes, tensor.scale, like.bias, like)
-    x = torch.randn(7, size, size, generator=torch.Generator().manual_seed(2))
-    x = x[None] if batched else x
-    calls: list[str] = []
-    linear = ops.ternary_linear
-    monkeypatch.setattr(ops, "ternary_linear", lambda *a: calls.append("im2col") or linear(*a))
-    y, exact = layer(x), like(x)
-    assert y.shape == exact.shape
-    assert far(y, exact) <= 1e-5
-    assert bool(calls) == (size <= 6)
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(
+    "like",
+    [
+        nn.Conv2d(8, 18, 3),
+        nn.Conv2d(8, 18, (3, 5), stride=2, padding=(1, 2), dilation=(2, 1)),
+        nn.Conv2d(8, 18, 3, padding="same"),
+        nn.Conv2d(8, 18, 3, padding="valid", groups=2, bias=False),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+    ],
+)
+def test_exact_convolutions_run_from_their_codes(like: nn.Conv2d, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like torch's own in shape and memory, with and without a batch, and no weight is decoded."""
+    tensor = with_bits(ternary(tuple(like.weight.shape), 5), bits)
+    like = copy.deepcopy(like).requires_grad_(False)
+    like.weight.copy_(tensor.dense())
+    layer = PackedConv2d(tensor.codes, tensor.scale, like.bias, like, bits=bits)
+    assert torch.equal(layer.weight, like.weight)
+    monkeypatch.setattr(PackedConv2d, "weight", None)
+    for size in (5, 6, 9):
+        x = torch.randn(2, 8, size, size, generator=torch.Generator().manual_seed(2))
+        for given in (x, x.contiguous(memory_format=torch.channels_last), x[0], x[:0]):
+            y, exact = layer(given), like(given)
+            assert y.shape == exact.shape
+            assert y.is_contiguous() == exact.is_contiguous()
+            assert torch.allclose(y, exact, 0, 1e-5)
+    for wrong in (x[:, 1:], x[0, 0], x[None]):
+        with pytest.raises(ValueError, match=r"\(n, 8, height, width\), found"):
+            layer(wrong)
+
+
+@pytest.mark.parametrize("mode", ["exact", "accurate", "int8"])
+def test_what_is_not_even_stays_words_or_with_torch(mode: str) -> None:
+    net, packed = network()
+    kinds = {}
+    for bits in (2, 4):
+        small = pack_model(net, {name: with_bits(tensor, bits) for name, tensor in packed.items()}, mode)
+        names = ("conv", "deep", "wrap", "head")
+        kinds[bits] = [getattr(small.get_submodule(name), "packed", torch.zeros(())).dtype for name in names]
+    head = torch.int32 if mode == "exact" else torch.uint8
+    assert kinds[2] == [torch.int32, torch.uint8, torch.int32, head]  # scale groups, circular padding
+    assert kinds[4] == [torch.float32, torch.uint8, torch.float32, torch.uint8]
+
+
+@pytest.mark.parametrize(("bits", "bound"), [(2, 1e-12), (4, 1e-6)])  # at four bits the scale is float32
+def test_a_float64_network(bits: int, bound: float) -> None:
+    net, packed = plain(bits)
+    for tensor in packed.values():
+        tensor.scale = tensor.scale.double() * (1 + 1e-5)  # no float32
+    net = net.double()
+    net.load_state_dict({name: tensor.dense(torch.float64) for name, tensor in packed.items()}, strict=False)
+    small = pack_model(net, packed)
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    y = small(x)
+    assert y.dtype == torch.float64
+    assert far(y, net(x)) <= bound
+    assert fuse(small, x) is small if bits == 2 else far(fuse(small, x)(x), net(x)) <= bound
 
 
 def test_copies_pickles_and_state_dicts_give_the_same_outputs() -> None:
@@ -169,7 +216,7 @@ def test_layers_that_cannot_be_replaced_stay() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Embedding(8, 8), nn.Linear(8, 8))
     net[1].register_forward_hook(doubled)
     packed = {f"{i}.weight": ternary((8, 8), i) for i in range(4)}
-    packed["2.weight"].levels = 7
+    packed["2.weight"].levels = 8
     packed["4.weight"] = ternary((8, 8), 5, groups=4, rows=1)  # one row of scales, four groups across the rows
     kinds = [type(layer) for layer in pack_model(net, packed).children()]
     assert kinds == [PackedLinear, nn.Linear, nn.Linear, nn.Embedding, nn.Linear]
@@ -226,7 +273,7 @@ def test_compiles_without_a_graph_break() -> None:
     assert far(compiled(x), net(x)) <= 1e-5
 
 
-LIMITS = {"accurate": 5e-4, "int8": 6e-2}  # three layers' rounding, relative to the largest output
+LIMITS = {"exact": 1e-5, "accurate": 5e-4, "int8": 6e-2}  # three layers' rounding, relative to the largest output
 
 
 @pytest.mark.parametrize("mode", ["accurate", "int8"])
@@ -250,7 +297,7 @@ def test_integer_modes_stay_near_the_dequantized_network(mode: str) -> None:
 
 
 def plain(bits: int) -> tuple[nn.Sequential, dict[str, Codes]]:
-    """Convolutions that the integer modes cover, with a linear head."""
+    """Convolutions that `lowbit_conv2d` covers, with a linear head."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 18, 3, padding=1), nn.ReLU(), nn.Conv2d(18, 40, 1, stride=2, bias=False), nn.Flatten()
@@ -258,16 +305,14 @@ def plain(bits: int) -> tuple[nn.Sequential, dict[str, Codes]]:
     net.append(nn.Linear(40 * 16, 10)).eval()
     packed = {"0.weight": ternary((18, 3, 3, 3), 1), "2.weight": ternary((40, 18, 1, 1), 2, rows=1)}
     packed["4.weight"] = ternary((10, 640), 3, groups=5)
-    for tensor in packed.values() if bits == 4 else ():
-        tensor.levels = 7
-        tensor.codes = (tensor.codes * 5 + 2).to(torch.int8)
+    packed = {name: with_bits(tensor, bits) for name, tensor in packed.items()}
     net.load_state_dict({k: v.dense() for k, v in packed.items()}, strict=False)
     return net, packed
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("mode", ["accurate", "int8"])
-def test_integer_convolutions(mode: str, bits: int) -> None:
+@pytest.mark.parametrize("mode", ["exact", "accurate", "int8"])
+def test_convolutions_from_codes(mode: str, bits: int) -> None:
     net, packed = plain(bits)
     small = pack_model(net, packed, mode=mode)
     assert [(layer.mode, layer.bits) for layer in small.children() if isinstance(layer, Packed)] == 3 * [(mode, bits)]
@@ -300,8 +345,12 @@ def test_integer_refusals() -> None:
     layer = PackedConv2d(codes, scale, None, nn.Conv2d(4, 8, 3), mode="int8")
     with pytest.raises(ValueError, match=r"\(n, 4, height, width\), found \(2, 3, 5, 5\)"):
         layer(torch.zeros(2, 3, 5, 5))
-    with pytest.raises(ValueError, match="ternary codes of 2 bits, found 4 bits"):
+    for uneven, scales in ((nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), scale), (like, torch.ones(8, 2))):
+        with pytest.raises(ValueError, match=r"4-bit codes in mode 'exact' convolve with one group of scales"):
+            PackedConv2d(codes, scales, None, uneven, bits=4)
+    assert "4-bit 8 x 4 x 3 x 3, scale (1, 8), bias=False, mode=exact" in repr(
         PackedConv2d(codes, scale, None, nn.Conv2d(4, 8, 3), bits=4)
+    )
     good = layer.state_dict()
     bad = {**good, "packed": good["packed"].clone()}
     bad["packed"][0, 0, 0] = 0b01010111
