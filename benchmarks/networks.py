@@ -1,10 +1,10 @@
 """Whole packed networks beside torch and onnxruntime: python benchmarks/networks.py > n.json
 
-Without a file, ternary ResNet-20 and VGG-11 with random codes for images of CIFAR's size; `--model FILE` measures a
-compressed checkpoint, `--data NAME|PATH` gives the images on which answers are compared (else noise), `--isa NAME`
-forces instruction sets, `--threads N` is for all. Candidates take turns; medians of CPU time, with several threads of
-wall time. Dense torch is contiguous and channels last, with and without batch norm folded, so that the fastest of them
-can be taken.
+Without a file, ternary (`--bits 4`: 4-bit) ResNet-20 and VGG-11 with random codes for images of CIFAR's size; `--model
+FILE` measures a compressed checkpoint, `--data NAME|PATH` gives the images on which answers are compared (else noise),
+`--isa NAME` forces instruction sets, `--threads N` is for all. Candidates take turns; medians of CPU time, with several
+threads of wall time. Dense torch is contiguous and channels last, with and without batch norm folded, so that the
+fastest of them can be taken.
 """
 
 import argparse
@@ -49,8 +49,11 @@ class Subject:
     codes: Checkpoint
 
 
-def random_ternary(name: str, net: nn.Module) -> Subject:
-    """Random codes, half of them zero, for all but the first and last layer; random batch norm that keeps the scale."""
+def random_codes(name: str, net: nn.Module, bits: int) -> Subject:
+    """Random codes for all but the first and last layer, of ternary ones two thirds zero; random batch norm.
+
+    Scales are such that activations neither grow nor vanish.
+    """
     rng = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
@@ -62,9 +65,12 @@ def random_ternary(name: str, net: nn.Module) -> Subject:
         if key in (weights[0][0], weights[-1][0]):
             made[key] = Half(p.detach().half())
         else:
-            codes = torch.randint(-1, 2, p.shape, generator=rng) * torch.randint(0, 2, p.shape, generator=rng)
-            scale = (torch.rand(len(p), 1, generator=rng) + 0.5) * (6 / p[0].numel()) ** 0.5
-            made[key] = Quantized(codes.to(torch.int8), scale, 1)
+            levels, variance = (1, 1 / 3) if bits == 2 else (7, 56 / 3)
+            codes = torch.randint(-levels, levels + 1, p.shape, generator=rng)
+            if bits == 2:
+                codes *= torch.randint(0, 2, p.shape, generator=rng)
+            scale = (torch.rand(len(p), 1, generator=rng) + 0.5) * (2 / variance / p[0].numel()) ** 0.5
+            made[key] = Quantized(codes.to(torch.int8), scale, levels)
     net.load_state_dict({key: tensor.dense() for key, tensor in made.items()}, strict=False)
     return Subject(name, architecture.Classifier(net).eval(), Checkpoint({}, made, {}, {}))
 
@@ -169,6 +175,7 @@ class Measured:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="a compressed checkpoint; repeatable")
+    parser.add_argument("--bits", type=int, choices=(2, 4), default=2, help="of the random codes, without --model")
     parser.add_argument("--data", help="images to compare answers on")
     parser.add_argument("--limit", type=int, default=1000, help="of these images")
     parser.add_argument("--only", default="", help="networks whose name holds this")
@@ -192,8 +199,8 @@ def main() -> None:
     subjects = [from_file(path) for path in options.model]
     if not subjects:
         subjects = [
-            random_ternary("ResNet-20", ResNet(depth=20).build()),
-            random_ternary("VGG-11", Vgg(depth=11).build()),
+            random_codes("ResNet-20", ResNet(depth=20).build(), options.bits),
+            random_codes("VGG-11", Vgg(depth=11).build(), options.bits),
         ]
     if options.data:
         data = datasets.load(options.data, "test", limit=options.limit)
@@ -205,7 +212,8 @@ def main() -> None:
         with frozen(subject.model):
             measured = Measured(subject, x, options.isa or [backend.native.isa()])
             for row in [row for batch in BATCHES for row in measured.rows(batch, options.seconds)]:
-                found.append(row | {"threads": options.threads, "images": {"kind": kind, "n": len(x)}})
+                conditions = {"bits": None if options.model else options.bits, "threads": options.threads}
+                found.append(row | conditions | {"images": {"kind": kind, "n": len(x)}})
                 ratios = {name: round(ms / row["ms"], 2) for name, ms in row["baselines"].items()}
                 what = f"{row['name']} batch {row['batch']} {row['mode']} {row['isa']}"
                 print(what, row["ms"], ratios, f"agreement {row['agreement']:.4f}", file=sys.stderr, flush=True)

@@ -87,6 +87,8 @@ def decode(packed: Tensor, bits: int, out_features: int, in_features: int, group
     shifts = bits * torch.arange(fields, device=packed.device, dtype=torch.uint8)
     values = packed.view(blocks, count, OUTPUTS // (16 * fields), 16, STEP, 1) >> shifts & (2**bits - 1)
     flat = values.permute(0, 2, 5, 3, 1, 4).reshape(blocks * OUTPUTS, count * STEP).to(torch.int8) - ZERO[bits]
+    if groups == 1:  # padded behind the last column only
+        return flat[:out_features, :in_features]
     return flat[:out_features, places(in_features, groups).to(packed.device)]
 
 
