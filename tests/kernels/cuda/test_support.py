@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from robustq.kernels import lowbit
 from robustq.kernels.cuda import ops, support
 from robustq.kernels.cuda.products import Gpu
 
@@ -26,6 +27,18 @@ def test_the_reason_names_what_is_missing(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(support, "gemm", wanted)
     assert reason in str(support.reason.__wrapped__())
+
+
+def test_the_exact_mode_is_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.support, "reason", lambda: None)
+    codes = torch.randint(-7, 8, (6, 8), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    scale, x = torch.ones(1, 6), torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(1))
+    layer = (lowbit.pack(codes, 4), scale, None, 4)
+    window = ([1, 1], [1, 1], [0, 0], [1, 1], 1)
+    y = ops.conv2d_cuda(x, *layer, *window, "exact", False)
+    assert torch.equal(y, lowbit.conv2d(x, *layer, *window, "exact", False))
+    rows = x[:, :, 0, 0]
+    assert torch.equal(ops.linear_cuda(rows, *layer, 8, "exact", True), lowbit.linear(rows, *layer, 8, "exact", True))
 
 
 @pytest.mark.parametrize(
