@@ -47,7 +47,7 @@ class Setting:
     @property
     def candidates(self) -> tuple[tuple[str, str], ...]:
         """(mode, kernel) of each of our kernels."""
-        modes = ("exact", "accurate", "int8") if self.bits == 2 else ("accurate", "int8")
+        modes = ("exact", "accurate", "int8")
         lists = modes[:2] if self.bits == 2 and self.zeros >= 0.5 else ()
         return (*((mode, "dense") for mode in modes), *((mode, "sparse") for mode in lists))
 

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace robustq {
 
@@ -47,14 +48,16 @@ inline void clear_sums() {
   asm volatile("tilezero %tmm0\n tilezero %tmm1\n tilezero %tmm2\n tilezero %tmm3");
 }
 
-enum class Product { kBf16 = 2, kFp16 = 3, kInt8 };  // the first two as the instruction's prefix is coded
+// The first two as the instruction's prefix is coded; the last takes weights without a sign.
+enum class Product { kBf16 = 2, kFp16 = 3, kInt8, kUint8 };
 
 template <Product P, int Sum, int X, int W>
 inline void multiply_add() {
   // tdpbf16ps or tdpfp16ps, which assemblers before 2.40 do not know: VEX.128.(F3|F2).0F38.W0 5C
   constexpr int kPrefix = (15 - W) << 3 | int(P), kRegisters = 0xc0 | Sum << 3 | X;
-  if (P != Product::kInt8) asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"(kPrefix), "i"(kRegisters));
-  else asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+  if (P == Product::kInt8) asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+  else if (P == Product::kUint8) asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
+  else asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"(kPrefix), "i"(kRegisters));
 }
 
 // Sixteen float32 -> numbers of 16 bits whose sum they are, each kind `plane` numbers behind the one before: two of
@@ -74,6 +77,34 @@ inline void split(__m512 rest, __mmask16 mask, uint16_t* to, int64_t plane) {
     }
     _mm256_mask_storeu_epi16(to + limb * plane, mask, half);
   }
+}
+
+// The first of `count` lanes.
+inline __mmask16 lanes(int64_t count) {
+  return count >= 16 ? __mmask16(0xffff) : count > 0 ? __mmask16((1u << count) - 1) : __mmask16(0);
+}
+
+inline __m512 columns(const float* x, int64_t count) {
+  return count > 0 ? _mm512_maskz_loadu_ps(lanes(count), x) : _mm512_setzero_ps();
+}
+
+// The power of two that brings the largest magnitude of a row to 2^to ... 2^(to + 1), as far as float32 has it.
+[[maybe_unused]] float power_for(const float* x, int64_t n, int to) {
+  __m512 most = _mm512_setzero_ps(), other = most;
+  for (int64_t k = 0; k < n; k += 32) {
+    most = _mm512_max_ps(most, _mm512_abs_ps(columns(x + k, n - k)));
+    other = _mm512_max_ps(other, _mm512_abs_ps(columns(x + k + 16, n - k - 16)));
+  }
+  most = _mm512_max_ps(most, other);
+  const float largest = _mm512_reduce_max_ps(most);
+  uint32_t bits;
+  std::memcpy(&bits, &largest, sizeof bits);
+  const int exponent = int(bits >> 23) - 127;  // of a subnormal: -127
+  const int wanted = to - exponent < 126 ? to - exponent : 126;
+  bits = uint32_t(wanted + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return power;
 }
 
 template <Product P>

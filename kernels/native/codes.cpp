@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "exact.h"
 #include "floats.h"
 #include "integer.h"
 #include "kernel.h"
@@ -113,6 +114,9 @@ class Codes {
 }  // namespace
 
 void float_linear(const Weights& w, const float* x, int64_t rows, int64_t in, bool relu, float* y, int threads) {
+  if (exact_by_unit({nullptr, w.codes, w.bits, w.zero, w.scale, 1, w.out, w.bias, relu, w.groups, w.out, in}, x, rows, y,
+                    threads))
+    return;
   const Codes layer(w, in, relu, rows);
   const int64_t blocks = (w.out + kOutputs - 1) / kOutputs, parts = parts_for(rows * w.out * in, kThreadWork, threads);
   const bool by_output = blocks >= 4 * parts || blocks >= rows;

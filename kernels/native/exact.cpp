@@ -1,4 +1,4 @@
-// y = x W^T + bias for a packed ternary W on a matrix unit: panels of rows, blocks of outputs, groups, threads.
+// y = act(x W^T + bias) for packed codes on a matrix unit: panels of rows, blocks of outputs, threads.
 //
 // The activations of a panel are split into limbs once and stay in the second-level cache; the codes of a block of
 // outputs are read again for each tile of rows, from that cache too.
@@ -23,99 +23,144 @@ uint32_t counted(int64_t columns) {
   return columns >= kLanes ? ~uint32_t(0) : columns <= 0 ? 0 : (uint32_t(1) << (2 * columns)) - 1;
 }
 
+ExactCodes codes_of(const ExactLayer& w) {
+  return w.words ? kWords : w.bits == 2 ? kTwoBits : w.zero ? kFourBitsZero : kFourBits;
+}
+
 class Layer {
  public:
-  Layer(const Matrix& w, const float* bias, float* y)
-      : w_(w), bias_(bias), y_(y), unit_(*exact_current()), words_((w.in + kLanes - 1) / kLanes),
+  Layer(const ExactLayer& w, float* y, int64_t rows)
+      : w_(w), y_(y), unit_(*exact_current()), tiles_(unit_.tile[codes_of(w)]), words_((w.in + kLanes - 1) / kLanes),
         blocks_((w.out + kLanes - 1) / kLanes), width_((w.in + w.groups - 1) / w.groups),
-        step_size_(unit_.limbs * kExactLimb), tile_size_((w.in + kExactStep - 1) / kExactStep * step_size_) {}
+        groups_((w.in + width_ - 1) / width_), parts_((w.in + 3) / 4),
+        few_(!w.words && rows * kDigits <= kExactRows && (w.groups == 1 || width_ % kDigitStep == 0) &&
+             width_ <= kDigitColumns),
+        step_(few_ ? kDigitStep : kExactStep), x_step_(few_ ? kDigits * rows * 64 : unit_.limbs * kExactBytes),
+        tile_size_((w.in + step_ - 1) / step_ * x_step_) {}
 
   int64_t blocks() const { return blocks_; }
+  bool few() const { return few_; }  // and the rows are not to be divided
 
   void run(const float* x, Range rows, Range blocks) const {
-    const int64_t fitting = kPanelBytes / (tile_size_ * int64_t(sizeof(uint16_t)));
-    const int64_t most = std::max<int64_t>(2, fitting / 2 * 2) * kExactRows;
+    const int64_t most = std::max<int64_t>(2, kPanelBytes / tile_size_ / 2 * 2) * kExactRows;
     const int64_t panel = std::min(most, rows.size());
-    const Buffer<uint16_t> tiles = buffer<uint16_t>((panel + kExactRows - 1) / kExactRows * tile_size_);
-    const Buffer<float> row_scale = buffer<float>(panel);
+    const Buffer<uint8_t> tiles = buffer<uint8_t>((panel + kExactRows - 1) / kExactRows * tile_size_);
+    const Buffer<int32_t> digit_sums = buffer<int32_t>(few_ ? groups_ * kDigits * rows.size() : 1);
+    const Buffer<float> row_scale = buffer<float>(panel), scale = buffer<float>(w_.words ? groups_ * kExactOutputs : 1);
     for (int64_t first = rows.first; first < rows.last; first += most) {
       const int64_t count = std::min(most, rows.last - first);
-      for (int64_t r = 0; r < count; r += kExactRows)
-        unit_.split(x + (first + r) * w_.in, w_.in, std::min<int64_t>(kExactRows, count - r), w_.in,
+      const float* from = x + first * w_.in;
+      if (few_) unit_.digits(from, count, w_.in, width_, tiles.get(), digit_sums.get(), row_scale.get());
+      for (int64_t r = 0; r < count && !few_; r += kExactRows)
+        unit_.split(from + r * w_.in, w_.in, std::min<int64_t>(kExactRows, count - r), w_.in, !w_.words,
                     tiles.get() + r / kExactRows * tile_size_, row_scale.get() + r);
-      multiply(tiles.get(), row_scale.get(), {first, first + count}, blocks);
+      multiply({tiles.get(), digit_sums.get(), row_scale.get(), scale.get()}, {first, first + count}, blocks);
     }
     unit_.release();
   }
 
  private:
-  // Tiles of rows two by two, and one alone, which takes twice as many outputs at a time.
-  void multiply(const uint16_t* tiles, const float* row_scale, Range rows, Range blocks) const {
-    const int64_t pairs = rows.size() / (2 * kExactRows) + (rows.size() % (2 * kExactRows) > kExactRows);
-    const int64_t alone = rows.size() - 2 * kExactRows * pairs;
-    int64_t configured = 0;
-    for (int64_t block = blocks.first; block < blocks.last; block += 2)
-      for (int64_t p = 0; p < pairs; ++p) {
-        const int64_t at = 2 * kExactRows * p, second = std::min<int64_t>(kExactRows, rows.size() - at - kExactRows);
-        const uint16_t* x = tiles + 2 * p * tile_size_;
-        if (second != configured) unit_.configure(kExactRows, configured = second);
-        tile({x, x + tile_size_}, row_scale + at, {rows.first + at, rows.first + at + kExactRows + second},
-             {block, std::min(block + 2, blocks.last)});
-      }
-    if (alone > 0) {
-      unit_.configure(alone, alone);
-      for (int64_t block = blocks.first; block < blocks.last; block += 4)
-        tile({tiles + 2 * pairs * tile_size_, nullptr}, row_scale + 2 * kExactRows * pairs,
-             {rows.last - alone, rows.last}, {block, std::min(block + 4, blocks.last)});
-    }
-  }
-
-  struct Activations {
-    const uint16_t *first, *second;
+  struct Buffers {
+    const uint8_t* tiles;
+    const int32_t* digit_sums;
+    const float* row_scale;
+    float* scale;
   };
 
-  void tile(Activations x, const float* row_scale, Range rows, Range blocks) const {
-    const int at_once = x.second ? 2 : 4, pitch = kLanes * at_once;
-    const int64_t output = blocks.first * kLanes;
-    const int outputs = int(std::min(w_.out, blocks.last * kLanes) - output);
-    alignas(64) float sum[2 * kExactRows * 32];
-    alignas(64) float scale[kExactOutputs];
-    for (int64_t group = 0; group * width_ < w_.in; ++group) {
-      const int64_t column = group * width_, columns = std::min(width_, w_.in - column);
-      ExactTile t = {};
-      t.steps = (columns + kExactStep - 1) / kExactStep;
-      const int64_t rest = columns - (t.steps - 1) * kExactStep;
-      t.last[0] = counted(rest);
-      t.last[1] = counted(rest - kLanes);
-      t.x[0] = x.first + column / kExactStep * step_size_;
-      t.x[1] = x.second ? x.second + column / kExactStep * step_size_ : nullptr;
-      for (int b = 0; b < at_once; ++b)  // a block that is not there is one that is, and goes nowhere
-        t.words[b] = w_.words + (std::min(blocks.first + b, blocks.last - 1) * words_ + column / kLanes) * kLanes;
-      t.sum = sum;
-      (x.second ? unit_.square : unit_.narrow)(t);
-      for (int o = 0; o < outputs; ++o)
-        scale[o] = w_.scale[(w_.scale_rows == 1 ? 0 : (output + o) * w_.groups) + group];
-      unit_.put({sum, pitch, scale, row_scale, bias_ ? bias_ + output : nullptr, y_ + rows.first * w_.out + output,
-                 w_.out, rows.size(), outputs, group == 0});
+  // Tiles of rows two by two, and one alone, which takes twice as many outputs at a time.
+  void multiply(const Buffers& at, Range rows, Range blocks) const {
+    const int64_t tile = kExactRows;
+    const int64_t pairs = rows.size() / (2 * tile) + (rows.size() % (2 * tile) > tile), paired = 2 * tile * pairs;
+    int64_t configured = 0;
+    for (int64_t block = blocks.first; pairs && block < blocks.last; block += 2) {
+      ExactTile t = of_outputs(block, std::min(block + 2, blocks.last), at.scale);
+      for (int64_t r = 0; r < paired; r += 2 * tile) {
+        const int64_t second = std::min(tile, rows.size() - r - tile);
+        if (second != configured) unit_.configure(tile, configured = second);
+        t.x[0] = at.tiles + r / tile * tile_size_;
+        t.x[1] = t.x[0] + tile_size_;
+        of_rows(t, block, {rows.first + r, rows.first + r + tile + second}, at.row_scale + r);
+        tiles_[kSquare](t);
+      }
+    }
+    const int64_t alone = rows.size() - paired;
+    if (alone <= 0) return;
+    const int64_t tile_rows = few_ ? kDigits * alone : alone;
+    unit_.configure(tile_rows, tile_rows);
+    const int64_t at_once = few_ ? blocks.size() : 4;
+    for (int64_t block = blocks.first; block < blocks.last; block += at_once) {
+      ExactTile t = of_outputs(block, std::min(block + at_once, blocks.last), at.scale);
+      t.x[0] = at.tiles + paired / tile * tile_size_;
+      of_rows(t, block, {rows.first + paired, rows.last}, at.row_scale + paired);
+      t.digit_sums = at.digit_sums;
+      (few_ ? unit_.few[codes_of(w_)] : tiles_[kNarrow])(t);
     }
   }
 
-  const Matrix& w_;
-  const float* bias_;
+  void of_rows(ExactTile& t, int64_t block, Range rows, const float* row_scale) const {
+    t.row_scale = row_scale;
+    t.y = y_ + rows.first * w_.out + block * kLanes;
+    t.rows = rows.size();
+  }
+
+  // What a tile has of the layer: blocks of 16 outputs.
+  ExactTile of_outputs(int64_t first, int64_t last, float* gathered) const {
+    const int64_t output = first * kLanes;
+    ExactTile t = {};
+    t.outputs = std::min(w_.out, last * kLanes) - output;
+    t.x_step = x_step_;
+    t.steps = (w_.in + step_ - 1) / step_;
+    t.group_steps = (width_ + step_ - 1) / step_;
+    t.bias = w_.bias ? w_.bias + output : nullptr;
+    t.ldy = w_.out;
+    t.relu = w_.relu;
+    if (w_.words) of_words(t, first, last, gathered);
+    else of_bytes(t, first);
+    return t;
+  }
+
+  void of_words(ExactTile& t, int64_t first, int64_t last, float* gathered) const {
+    const int64_t rest = w_.in - (t.steps - 1) * kExactStep;
+    t.last[0] = counted(rest);
+    t.last[1] = counted(rest - kLanes);
+    for (int b = 0; b < 4; ++b)  // a block that is not there is one that is, and goes nowhere
+      t.words[b] = w_.words + std::min(first + b, last - 1) * words_ * kLanes;
+    for (int64_t group = 0; group < groups_; ++group)
+      for (int o = 0; o < t.outputs; ++o)
+        gathered[group * kExactOutputs + o] = w_.scale[(first * kLanes + o) * w_.scale_output + group * w_.scale_group];
+    t.scale = gathered;
+    t.scale_group = kExactOutputs;
+  }
+
+  void of_bytes(ExactTile& t, int64_t first) const {
+    t.codes = w_.codes + first / kFields * parts_ * 32 * w_.bits;
+    t.parts = parts_;
+    t.field = int(first % kFields);
+    t.zero = w_.zero ? w_.zero + first * kLanes : nullptr;
+    t.scale = w_.scale + first * kLanes * w_.scale_output;
+    t.zero_group = t.scale_group = w_.scale_group;
+  }
+
+  const ExactLayer& w_;
   float* y_;
   const ExactUnit& unit_;
-  const int64_t words_, blocks_, width_, step_size_, tile_size_;
+  const ExactFn* tiles_;
+  const int64_t words_, blocks_, width_, groups_;
+  const int64_t parts_;  // steps of bytes of codes
+  const bool few_;       // the rows' digits are one tile
+  const int64_t step_;   // columns
+  const int64_t x_step_, tile_size_;  // bytes of a tile of rows
 };
 
 }  // namespace
 
-bool exact_by_unit(const Matrix& w, const float* x, int64_t rows, const float* bias, float* y, int threads) {
+bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, int threads) {
   const int64_t width = (w.in + w.groups - 1) / w.groups;
   if (!exact_current() || (w.groups > 1 && width % kExactStep != 0)) return false;
   if (integer_current().magnitude(x, rows * w.in) >= kNotFinite) return false;
-  const Layer layer(w, bias, y);
+  const Layer layer(w, y, rows);
   const int64_t parts = parts_for(rows * w.out * w.in, kUnitWork, threads);
-  const bool by_output = layer.blocks() >= 8 * parts || layer.blocks() >= rows;
+  const bool by_output = layer.few() || layer.blocks() >= 8 * parts || layer.blocks() >= rows;
   const int64_t fours = (layer.blocks() + 3) / 4;
   in_parts(parts, by_output ? fours : rows, [&](Range range) {
     if (by_output) layer.run(x, {0, rows}, {4 * range.first, std::min(layer.blocks(), 4 * range.last)});

@@ -1,11 +1,15 @@
-// Ternary layers in float32 on a matrix unit that multiplies halves: what it offers to exact.cpp. Declarations only.
+// Linear layers in float32 on a matrix unit that multiplies halves or bytes: what it offers to exact.cpp. Declarations only.
 //
-// An activation is the sum of limbs, numbers of 16 bits; a code is one such number exactly, so that products are exact
-// and sums are those of float32. Two limbs of float16 hold 24 bits of a value beside which the row's largest is less than
-// 2^17 times as large, and what is smaller to 2^-40 of the largest: rows are scaled by powers of two. Three limbs of
-// bfloat16 hold every float32 that is not below 2^-110.
+// Halves: an activation is the sum of limbs, numbers of 16 bits; a code, less its zero point, is one such number exactly, so
+// that products are exact and sums are those of float32. Two limbs of float16 hold 24 bits of a value beside which the
+// row's largest is less than 2^17 times as large, and what is smaller to 2^-40 of the largest: rows are scaled by powers of
+// two. Three limbs of bfloat16 hold every float32 that is not below 2^-110.
+// Digits, for few rows of codes in bytes: an activation is five signed bytes, which hold it to 2^-37 of the row's largest;
+// sums are exact integers until they are put together.
 //
-// A step is 32 columns, two words of codes for each output. Activations are tiles [step][limb][16 rows][32].
+// A step is 32 columns of halves: two words of codes for each output (kernel.h), or eight steps of bytes (integer.h), of
+// whose four columns the second and third change places. Of digits it is 64 columns, as they are. Activations are tiles
+// [step][limb][16 rows][64 bytes], of digits [step][digit][row][64 bytes], which is one tile.
 #pragma once
 #include <cstdint>
 
@@ -13,49 +17,76 @@ namespace robustq {
 
 constexpr int kExactRows = 16;         // of a tile
 constexpr int64_t kExactStep = 32;     // columns
-constexpr int kExactLimb = 16 * 32;    // numbers of a limb of a step
+constexpr int64_t kExactBytes = 1024;  // of a tile
 constexpr int kExactOutputs = 64;      // of a narrow tile; a square one has half as many and two tiles of rows
+constexpr int kDigits = 5;
+constexpr int64_t kDigitStep = 64;     // columns
+constexpr int64_t kDigitColumns = int64_t(1) << 16;  // of a group at most: 128 * 255 * 2^16 < 2^31
 
+enum ExactCodes { kWords, kTwoBits, kFourBits, kFourBitsZero, kExactCodes };
+enum ExactShape { kNarrow, kSquare, kExactShapes };
+
+// y[r * ldy + o] = act(bias + sum over the groups of scale * (codes - zero) x) of up to 16 or 32 rows
 struct ExactTile {
-  const uint16_t* x[2];          // of the first step; the second is null: one tile of rows
-  const uint32_t* words[4];      // of the first step, for each block of 16 outputs: four, or two where x has two
-  int64_t steps;
-  uint32_t last[2];              // what of a code's word counts in the last step
-  float* sum;                    // [row][64], or [row of both tiles][32]
-};
-
-// y[r * ldy + o] = act, for the rows of a tile's sums: (first ? bias : y) + scale * row_scale * sum
-struct ExactPut {
-  const float* sum;
-  int64_t pitch;           // of the sums
-  const float* scale;      // for each output
-  const float* row_scale;  // for each row
-  const float* bias;       // for each output, or null
+  const uint8_t* x[2];          // of the first step; the second is null: one tile of rows
+  int64_t x_step;               // bytes
+  const int32_t* digit_sums;    // of digits: [group][digit][row]
+  int64_t steps, group_steps;   // in all, and of a group
+  const uint32_t* words[4];     // kWords: of the first step, for each block of 16 outputs: four, or two where x has two
+  uint32_t last[2];             // kWords: what of a code's word counts in the last step
+  const uint8_t* codes;         // else: the first step of a block of 64 outputs
+  int64_t parts;                // steps of four columns that there are
+  int field;                    // the first group of 16 outputs: 0, or 2 of a square tile
+  const uint8_t* zero;          // stored codes that stand for 0 of each output, or null: the usual
+  int64_t zero_group;           // from a group's to the next
+  const float* scale;           // for each output
+  int64_t scale_group;
+  const float* row_scale;       // for each row: what gives its sums their size again
+  const float* bias;            // for each output, or null
   float* y;
   int64_t ldy, rows;
-  int outputs;
-  bool first;
+  int64_t outputs;              // up to 64, or 32 of a square tile; of digits any
+  bool relu;
 };
+using ExactFn = void (*)(const ExactTile&);
+
+// x (rows, columns) -> a tile of digits, steps rounded up, and their sums [group][digit][row], groups of so many columns
+using ExactDigitsFn = void (*)(const float* x, int64_t rows, int64_t columns, int64_t group, uint8_t* tile, int32_t* sums,
+                               float* row_scale);
 
 struct ExactUnit {
   int limbs;
   int64_t (*peak)(int64_t rounds);  // as in kernel.h, of float32 by codes
-  // x (rows, columns) -> a tile, steps rounded up; what gives each row's sums their size again. All of x is finite.
-  void (*split)(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* tile, float* row_scale);
+  // x (rows, columns) -> a tile, steps rounded up; row_scale as above. All of x is finite. `bytes`: columns are in the order
+  // of codes in bytes.
+  void (*split)(const float* x, int64_t ldx, int64_t rows, int64_t columns, bool bytes, uint8_t* tile, float* row_scale);
   void (*configure)(int64_t rows, int64_t second);  // of the one tile and of the other
   void (*release)();
-  void (*narrow)(const ExactTile&);
-  void (*square)(const ExactTile&);
-  void (*put)(const ExactPut&);
+  ExactFn tile[kExactCodes][kExactShapes];
+  ExactDigitsFn digits;
+  const ExactFn* few;  // [kExactCodes]: one tile of digits; null of words
 };
 
+extern const ExactFn amx_few[kExactCodes];  // amx_digits.cpp
+void amx_digits(const float* x, int64_t rows, int64_t columns, int64_t group, uint8_t* tile, int32_t* sums,
+                float* row_scale);
 extern const ExactUnit amx_exact_bf16;
 extern const ExactUnit amx_exact_fp16;
 const ExactUnit* exact_current();  // dispatch.cpp: null without one
 
-struct Matrix;
-// exact.cpp: as `linear` in kernel.h. False, and nothing done, where the unit does not take the call: groups of columns
-// that are not whole steps, or values of x that are not finite, which zeros must meet too.
-bool exact_by_unit(const Matrix& w, const float* x, int64_t rows, const float* bias, float* y, int threads);
+struct ExactLayer {
+  const uint32_t* words;  // kernel.h, or null
+  const uint8_t* codes;   // integer.h, if so
+  int bits;
+  const uint8_t* zero;    // (groups, out), or null
+  const float* scale;     // of output o and group g: scale[o * scale_output + g * scale_group]
+  int64_t scale_output, scale_group;
+  const float* bias;      // (out,) or null
+  bool relu;
+  int64_t groups, out, in;  // a group is ceil(in / groups) columns
+};
+// exact.cpp: y (rows, out) = act(x (rows, in) W^T + bias). False, and nothing done, where the unit does not take the call:
+// groups of columns that are not whole steps, or values of x that are not finite, which zeros must meet too.
+bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, int threads);
 
 }  // namespace robustq

@@ -156,7 +156,9 @@ void run_pairs(const Matrix& w, const Isa& isa, const float* x, Range rows, Rang
 }  // namespace
 
 void linear(const Matrix& w, const float* x, int64_t rows, const float* bias, float* y, int threads) {
-  if (rows >= kUnitRows && exact_by_unit(w, x, rows, bias, y, threads)) return;
+  const int64_t scale_output = w.scale_rows == 1 ? 0 : w.groups;
+  const ExactLayer layer = {w.words, nullptr, 2, nullptr, w.scale, scale_output, 1, bias, false, w.groups, w.out, w.in};
+  if (rows >= kUnitRows && exact_by_unit(layer, x, rows, y, threads)) return;
   const Isa& isa = isa_current();
   const int64_t blocks = (w.out + kLanes - 1) / kLanes;
   const int64_t work = rows * w.out * w.in;

@@ -143,6 +143,43 @@ def test_zero_points_agree_with_float64(
     assert torch.equal(ops_on[0](x, packed, scale, None, bits, columns, mode, True, usual), plain)
 
 
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(
+    ("out", "columns", "groups"),
+    [(63, 128, 1), (64, 512, 16), (65, 192, 2), (130, 1020, 8), (200, 70, 1)],  # of 32, 96 and 128 columns
+)
+def test_exact_groups_that_a_matrix_unit_takes(
+    ops_on: tuple[Callable[..., Tensor], ...], out: int, columns: int, groups: int, bits: int, zeros: bool
+) -> None:
+    """Rows one, few, a tile, two, and what is left of a third; with bias and ReLU."""
+    x, fields, zero, scale, weight = asymmetric(35, out, columns, groups, bits)
+    packed, bias = lowbit.pack_fields(fields, bits, groups), torch.linspace(-9, 9, out)
+    if not zeros:
+        weight = dense64(lowbit.decode(packed, bits, out, columns, groups).double(), scale)
+    wanted = F.linear(x.double(), weight, bias.double()).relu()
+    for rows in (1, 2, 3, 4, 16, 17, 35):
+        y = ops_on[0](x[:rows], packed, scale, bias, bits, columns, "exact", True, zero if zeros else None)
+        assert error(y, wanted[:rows]) <= 2e-6
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1.0, 1e30])
+def test_exact_layers_keep_what_is_small_beside_the_largest(
+    ops_on: tuple[Callable[..., Tensor], ...], size: float
+) -> None:
+    """Half of the outputs do not see the one activation that is 2^17 times as large as others."""
+    x, codes, scale, _ = case(5, 96, 640, 5, 4)
+    codes[::2, 7] = 0
+    x[:, 7] = 2.0**17
+    x = x.clamp(-(2.0**17), 2.0**17) * size
+    packed, weight = lowbit.pack(codes, 4, 5), dense64(codes, scale)
+    for rows in (1, 3, 5) if size > 1e-37 else (1, 3):  # bfloat16 has nothing below 2^-126
+        y = ops_on[0](x[:rows], packed, scale, None, 4, 640, "exact", False)
+        wanted = F.linear(x[:rows].double(), weight)
+        assert error(y[:, ::2], wanted[:, ::2]) <= (2e-6 if size > 1e-37 else 1e-3)  # x itself has few bits there
+        assert error(y, wanted) <= 2e-6
+
+
 def test_exact_layers_of_many_outputs(ops_on: tuple[Callable[..., Tensor], ...]) -> None:
     """More than are decoded at a time; float16, no rows."""
     x, fields, zero, scale, weight = asymmetric(3, 2100, 70, 2, 4)
