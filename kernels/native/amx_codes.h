@@ -72,9 +72,7 @@ class Words {
 };
 
 // Of 16 outputs from `o` on, as int32.
-template <int Bits>
 inline __m512i zero_points(const ExactTile& t, int64_t group, int64_t o) {
-  if (!t.zero) return _mm512_set1_epi32(Bits == 2 ? 1 : 8);
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes(t.outputs - o), t.zero + group * t.zero_group + o));
 }
 
@@ -102,7 +100,7 @@ class Bytes {
   // What zero points there are, of a group that begins.
   void group(int64_t group) {
     for (int f = 0; Zero && f < kFields; ++f)
-      zero_[f] = _mm512_mullo_epi32(zero_points<Bits>(t_, group, 16 * f), _mm512_set1_epi32(0x00010001));
+      zero_[f] = _mm512_mullo_epi32(zero_points(t_, group, 16 * f), _mm512_set1_epi32(0x00010001));
   }
 
   // Blocks `block` and the next, for a step.

@@ -27,7 +27,7 @@ struct Digits {
     for (int64_t first = 64 * part.block; first < end; first += 16 * kPart, sums += 16 * kPart, total += 16 * kPart) {
       __m512i zero[kPart];
       for (int field = 0; Zero && field < kPart; ++field)
-        zero[field] = zero_points<Bits>(t, part.group, first + 16 * field);
+        zero[field] = zero_points(t, part.group, first + 16 * field);
       for (int64_t r = 0; r < t.rows; ++r) {
         __m512 made[kPart];
         line(sums + r * kOutputs, t.rows * kOutputs, excess + r, t.rows, zero, made);
@@ -199,6 +199,6 @@ void amx_digits(const float* x, int64_t rows, int64_t count, int64_t group, uint
   }
 }
 
-const ExactFn amx_few[kExactCodes] = {nullptr, few<2, true>, few<4, false>, few<4, true>};
+const ExactFn amx_few[kExactCodes] = {nullptr, few<2, false>, few<2, true>, few<4, false>, few<4, true>};
 
 }  // namespace robustq

@@ -144,6 +144,7 @@ constexpr ExactUnit kUnit = {
     configure_rows,
     release,
     {{narrow<P, Limbs, Words<P>>, square<P, Limbs, Words<P>>},
+     {narrow<P, Limbs, Bytes<P, 2, false>>, square<P, Limbs, Bytes<P, 2, false>>},
      {narrow<P, Limbs, Bytes<P, 2, true>>, square<P, Limbs, Bytes<P, 2, true>>},
      {narrow<P, Limbs, Bytes<P, 4, false>>, square<P, Limbs, Bytes<P, 4, false>>},
      {narrow<P, Limbs, Bytes<P, 4, true>>, square<P, Limbs, Bytes<P, 4, true>>}},

@@ -47,7 +47,8 @@ void check(const Layer& layer) {
 std::unique_ptr<Convolver> convolver(const Layer& layer, int planes, int64_t images) {
   if (std::unique_ptr<Convolver> made = by_lanes(layer, planes)) return made;
   if (planes == 0) {
-    std::unique_ptr<Convolver> made = in_halves(layer, images);
+    std::unique_ptr<Convolver> made = gathered(layer, images);
+    if (!made) made = in_halves(layer, images);
     return made ? std::move(made) : in_floats(layer);
   }
   return by_products(layer, planes, images);

@@ -38,6 +38,9 @@ std::unique_ptr<Convolver> by_products(const Layer& layer, int planes, int64_t i
 // floats.cpp: the same in float32, on activations as they are
 std::unique_ptr<Convolver> in_floats(const Layer& layer);
 
+// gathered.cpp: the same of few positions. Null for more, or for groups.
+std::unique_ptr<Convolver> gathered(const Layer& layer, int64_t images);
+
 // halves.cpp: the same on a matrix unit. Null without one, or for groups.
 std::unique_ptr<Convolver> in_halves(const Layer& layer, int64_t images);
 

@@ -24,7 +24,9 @@ uint32_t counted(int64_t columns) {
 }
 
 ExactCodes codes_of(const ExactLayer& w) {
-  return w.words ? kWords : w.bits == 2 ? kTwoBits : w.zero ? kFourBitsZero : kFourBits;
+  if (w.words) return kWords;
+  if (w.bits == 2) return w.zero ? kTwoBitsZero : kTwoBits;
+  return w.zero ? kFourBitsZero : kFourBits;
 }
 
 class Layer {

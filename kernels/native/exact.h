@@ -23,7 +23,7 @@ constexpr int kDigits = 5;
 constexpr int64_t kDigitStep = 64;     // columns
 constexpr int64_t kDigitColumns = int64_t(1) << 16;  // of a group at most: 128 * 255 * 2^16 < 2^31
 
-enum ExactCodes { kWords, kTwoBits, kFourBits, kFourBitsZero, kExactCodes };
+enum ExactCodes { kWords, kTwoBits, kTwoBitsZero, kFourBits, kFourBitsZero, kExactCodes };
 enum ExactShape { kNarrow, kSquare, kExactShapes };
 
 // y[r * ldy + o] = act(bias + sum over the groups of scale * (codes - zero) x) of up to 16 or 32 rows
@@ -37,7 +37,7 @@ struct ExactTile {
   const uint8_t* codes;         // else: the first step of a block of 64 outputs
   int64_t parts;                // steps of four columns that there are
   int field;                    // the first group of 16 outputs: 0, or 2 of a square tile
-  const uint8_t* zero;          // stored codes that stand for 0 of each output, or null: the usual
+  const uint8_t* zero;          // of ...Zero: stored codes that stand for 0 of each output
   int64_t zero_group;           // from a group's to the next
   const float* scale;           // for each output
   int64_t scale_group;

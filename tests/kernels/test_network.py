@@ -131,9 +131,10 @@ def test_a_fused_convolution_agrees_with_float64(
     assert y.is_contiguous(memory_format=torch.channels_last)
     bound = {"exact": 1e-6, "accurate": 1e-4, "int8": 2.5e-2}[mode]
     assert float((y - exact).abs().max()) <= bound * float(exact.abs().max() + 1)
-    for n in range(shape[0]):  # images are rounded one by one; torch sums several in another order than one
+    # Images are rounded one by one. Of float32, few positions are summed in another order; torch sums so in all modes.
+    for n in range(shape[0]):
         alone = lowbit_network([x[n : n + 1], residual[n : n + 1]], *made.arguments(mode))
-        assert torch.equal(alone, y[n : n + 1]) if ISAS else far(alone, y[n : n + 1]) <= 1e-6
+        assert torch.equal(alone, y[n : n + 1]) if ISAS and mode != "exact" else far(alone, y[n : n + 1]) <= 1e-6
 
 
 def residual_chain(seed: int, width: int = 16) -> Made:
