@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustq.kernels import backend, lowbit, lowbit_ops, ops, packed, reference, sparse
+from robustq.kernels import backend, lowbit, lowbit_ops, ops, reference, sparse
 from robustq.kernels.modules import PackedLinear
 
 ISAS = list(backend.native.available()) if backend.native else []
@@ -221,7 +221,7 @@ def test_the_choice_follows_rows_zeros_and_the_instruction_set(monkeypatch: pyte
         with sparse.choice(wanted):
             assert sparse.needed_zeros(1, 1, "exact") == zeros
             assert sparse.needed_zeros(4096, 256, "int8") is None
-    assert set(sparse.CROSSOVER[backend.native.isa()]) <= set(packed.MODES)
+    assert set(sparse.CROSSOVER[backend.native.isa()]) <= set(lowbit.MODES)
 
 
 @pytest.mark.parametrize(
