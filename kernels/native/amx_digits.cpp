@@ -1,4 +1,4 @@
-// Intel AMX: few rows in float32 as digits, signed bytes whose products with codes are summed in int32.
+// Intel AMX: few rows as digits, signed bytes whose products with codes are summed in int32.
 //
 // Registers 0 ... 3 are sums, 4 activations, 6 and 7 weights.
 #include <immintrin.h>
@@ -8,6 +8,7 @@
 #include "amx.h"
 #include "amx_codes.h"
 #include "amx_parts.h"
+#include "few.h"
 
 namespace robustq {
 namespace {
@@ -17,12 +18,12 @@ constexpr int64_t kDecoded = 4;  // held
 
 // Sums of digits by codes as they are stored: the first field of a line has what all together have, less the others, each
 // of which is a multiple of what it is worth.
-template <int Bits, bool Zero>
+template <int Bits, bool Zero, int Count>
 struct Digits {
   static constexpr int kOutputs = 64, kPart = 8 / Bits;
 
   static void put(const ExactTile& t, const Part& part, const float* sums, float* total) {
-    const int32_t* excess = t.digit_sums + part.group * kDigits * t.rows;
+    const int32_t* excess = t.digit_sums + part.group * t.rows * Count;
     const int64_t end = t.outputs - 64 * part.block < 64 ? t.outputs : 64 * part.block + 64;
     for (int64_t first = 64 * part.block; first < end; first += 16 * kPart, sums += 16 * kPart, total += 16 * kPart) {
       __m512i zero[kPart];
@@ -30,7 +31,7 @@ struct Digits {
         zero[field] = zero_points(t, part.group, first + 16 * field);
       for (int64_t r = 0; r < t.rows; ++r) {
         __m512 made[kPart];
-        line(sums + r * kOutputs, t.rows * kOutputs, excess + r, t.rows, zero, made);
+        line(sums + r * Count * kOutputs, excess + r * Count, zero, made);
 #pragma GCC unroll 4
         for (int field = 0; field < kPart; ++field)
           if (first + 16 * field < end)
@@ -40,10 +41,9 @@ struct Digits {
   }
 
  private:
-  static inline void line(const float* sums, int64_t pitch, const int32_t* excess, int64_t next, const __m512i* zero,
-                          __m512* made) {
+  static inline void line(const float* sums, const int32_t* excess, const __m512i* zero, __m512* made) {
 #pragma GCC unroll 5
-    for (int digit = 0; digit < kDigits; ++digit, sums += pitch, excess += next) {
+    for (int digit = 0; digit < Count; ++digit, sums += kOutputs, ++excess) {
       __m512i of[kPart];
 #pragma GCC unroll 4
       for (int field = 0; field < kPart; ++field) of[field] = _mm512_load_si512(sums + 16 * field);
@@ -118,14 +118,14 @@ class Masked {
 };
 
 // Few rows, whose digits are one tile, by all outputs.
-template <int Bits, bool Zero>
+template <int Bits, bool Zero, int Count>
 void few(const ExactTile& t) {
   Masked<Bits> weights(t);
-  Parts<Digits<Bits, Zero>> parts(t);
+  Parts<Digits<Bits, Zero, Count>> parts(t);
   const int64_t steps = (t.outputs + 63) / 64 * t.steps;
   const uint8_t* x = t.x[0];
   for (int64_t step = 0, in_block = 0; step < steps; ++step) {
-    load<4>(x + in_block * t.x_step);
+    load<4>(x + in_block * kDigitStep, t.x_step);
     in_block = in_block + 1 < t.steps ? in_block + 1 : 0;
     weights.template multiply<0>(step, parts);
     weights.template multiply<1>(step, parts);
@@ -163,21 +163,17 @@ inline __m512i bytes_of(const __m512i (&of)[4]) {
   return _mm512_permutexvar_epi32(_mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0), packed);
 }
 
-}  // namespace
-
-void amx_digits(const float* x, int64_t rows, int64_t count, int64_t group, uint8_t* tile, int32_t* sums,
-                float* row_scale) {
-  const int64_t pitch = 64 * rows;
-  for (int64_t r = 0; r < rows; ++r, x += count) {
+void split(const float* x, int64_t rows, int64_t count, int64_t group, int64_t pitch, int8_t* planes, int32_t* sums,
+           float* scale) {
+  for (int64_t r = 0; r < rows; ++r, x += count, planes += kDigits * pitch) {
     const float power = power_for(x, count, 29);
-    row_scale[r] = 1.0f / power / 256.0f;
-    uint8_t* to = tile + 64 * r;
-    int32_t* sum = sums + r;
+    scale[r] = 1.0f / power / 256.0f;
+    int32_t* sum = sums + r * kDigits;
     for (int64_t first = 0; first < count; first += group, sum += kDigits * rows) {
       __m512i all[kDigits];
-      for (__m512i& sum : all) sum = _mm512_setzero_si512();
+      for (__m512i& none : all) none = _mm512_setzero_si512();
       const int64_t end = first + group < count ? first + group : count;
-      for (int64_t k = first; k < end; k += kDigitStep, to += kDigits * pitch) {
+      for (int64_t k = first; k < end; k += kDigitStep) {
         __m512i whole[4], rest[4], digits[kDigits];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
@@ -190,15 +186,24 @@ void amx_digits(const float* x, int64_t rows, int64_t count, int64_t group, uint
         digits[kDigits - 1] = bytes_of(rest);  // 128 becomes 127
 #pragma GCC unroll 5
         for (int digit = 0; digit < kDigits; ++digit) {
-          _mm512_store_si512(to + digit * pitch, digits[digit]);
+          _mm512_store_si512(planes + digit * pitch + k, digits[digit]);
           all[digit] = _mm512_dpbusd_epi32(all[digit], _mm512_set1_epi8(1), digits[digit]);
         }
       }
-      for (int digit = 0; digit < kDigits; ++digit) sum[digit * rows] = _mm512_reduce_add_epi32(all[digit]);
+      for (int digit = 0; digit < kDigits; ++digit) sum[digit] = _mm512_reduce_add_epi32(all[digit]);
     }
   }
 }
 
-const ExactFn amx_few[kExactCodes] = {nullptr, few<2, false>, few<2, true>, few<4, false>, few<4, true>};
+}  // namespace
+
+const FewUnit amx_few = {
+    configure_rows,
+    release,
+    split,
+    {{nullptr, few<2, false, 1>, few<2, true, 1>, few<4, false, 1>, few<4, true, 1>},
+     {nullptr, few<2, false, 2>, few<2, true, 2>, few<4, false, 2>, few<4, true, 2>},
+     {nullptr, few<2, false, 5>, few<2, true, 5>, few<4, false, 5>, few<4, true, 5>}},
+};
 
 }  // namespace robustq

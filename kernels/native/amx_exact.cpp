@@ -148,8 +148,6 @@ constexpr ExactUnit kUnit = {
      {narrow<P, Limbs, Bytes<P, 2, true>>, square<P, Limbs, Bytes<P, 2, true>>},
      {narrow<P, Limbs, Bytes<P, 4, false>>, square<P, Limbs, Bytes<P, 4, false>>},
      {narrow<P, Limbs, Bytes<P, 4, true>>, square<P, Limbs, Bytes<P, 4, true>>}},
-    amx_digits,
-    amx_few,
 };
 
 }  // namespace

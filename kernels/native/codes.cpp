@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "exact.h"
+#include "few.h"
 #include "floats.h"
 #include "integer.h"
 #include "kernel.h"
@@ -114,6 +115,7 @@ class Codes {
 }  // namespace
 
 void float_linear(const Weights& w, const float* x, int64_t rows, int64_t in, bool relu, float* y, int threads) {
+  if (few_fit(w, in, rows * kDigits) && few_floats(w, x, rows, in, relu, y, threads)) return;
   if (exact_by_unit({nullptr, w.codes, w.bits, w.zero, w.scale, 1, w.out, w.bias, relu, w.groups, w.out, in}, x, rows, y,
                     threads))
     return;

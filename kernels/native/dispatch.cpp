@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "exact.h"
+#include "few.h"
 #include "floats.h"
 #include "integer.h"
 #include "kernel.h"
@@ -102,6 +103,12 @@ const UnitHalves* halves_current() {
   return nullptr;
 }
 const ExactUnit* exact_current() { return current().exact; }
+const FewUnit* few_current() {
+#if ROBUSTQ_HAVE_AMX
+  if (current().unit) return &amx_few;
+#endif
+  return nullptr;
+}
 
 bool isa_use(const char* name) {
   for (int i = 0; i < isa_count(); ++i)

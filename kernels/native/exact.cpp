@@ -31,32 +31,25 @@ ExactCodes codes_of(const ExactLayer& w) {
 
 class Layer {
  public:
-  Layer(const ExactLayer& w, float* y, int64_t rows)
+  Layer(const ExactLayer& w, float* y)
       : w_(w), y_(y), unit_(*exact_current()), tiles_(unit_.tile[codes_of(w)]), words_((w.in + kLanes - 1) / kLanes),
         blocks_((w.out + kLanes - 1) / kLanes), width_((w.in + w.groups - 1) / w.groups),
         groups_((w.in + width_ - 1) / width_), parts_((w.in + 3) / 4),
-        few_(!w.words && rows * kDigits <= kExactRows && (w.groups == 1 || width_ % kDigitStep == 0) &&
-             width_ <= kDigitColumns),
-        step_(few_ ? kDigitStep : kExactStep), x_step_(few_ ? kDigits * rows * 64 : unit_.limbs * kExactBytes),
-        tile_size_((w.in + step_ - 1) / step_ * x_step_) {}
+        x_step_(unit_.limbs * kExactBytes), tile_size_((w.in + kExactStep - 1) / kExactStep * x_step_) {}
 
   int64_t blocks() const { return blocks_; }
-  bool few() const { return few_; }  // and the rows are not to be divided
 
   void run(const float* x, Range rows, Range blocks) const {
     const int64_t most = std::max<int64_t>(2, kPanelBytes / tile_size_ / 2 * 2) * kExactRows;
     const int64_t panel = std::min(most, rows.size());
     const Buffer<uint8_t> tiles = buffer<uint8_t>((panel + kExactRows - 1) / kExactRows * tile_size_);
-    const Buffer<int32_t> digit_sums = buffer<int32_t>(few_ ? groups_ * kDigits * rows.size() : 1);
     const Buffer<float> row_scale = buffer<float>(panel), scale = buffer<float>(w_.words ? groups_ * kExactOutputs : 1);
     for (int64_t first = rows.first; first < rows.last; first += most) {
       const int64_t count = std::min(most, rows.last - first);
-      const float* from = x + first * w_.in;
-      if (few_) unit_.digits(from, count, w_.in, width_, tiles.get(), digit_sums.get(), row_scale.get());
-      for (int64_t r = 0; r < count && !few_; r += kExactRows)
-        unit_.split(from + r * w_.in, w_.in, std::min<int64_t>(kExactRows, count - r), w_.in, !w_.words,
+      for (int64_t r = 0; r < count; r += kExactRows)
+        unit_.split(x + (first + r) * w_.in, w_.in, std::min<int64_t>(kExactRows, count - r), w_.in, !w_.words,
                     tiles.get() + r / kExactRows * tile_size_, row_scale.get() + r);
-      multiply({tiles.get(), digit_sums.get(), row_scale.get(), scale.get()}, {first, first + count}, blocks);
+      multiply({tiles.get(), row_scale.get(), scale.get()}, {first, first + count}, blocks);
     }
     unit_.release();
   }
@@ -64,7 +57,6 @@ class Layer {
  private:
   struct Buffers {
     const uint8_t* tiles;
-    const int32_t* digit_sums;
     const float* row_scale;
     float* scale;
   };
@@ -87,15 +79,12 @@ class Layer {
     }
     const int64_t alone = rows.size() - paired;
     if (alone <= 0) return;
-    const int64_t tile_rows = few_ ? kDigits * alone : alone;
-    unit_.configure(tile_rows, tile_rows);
-    const int64_t at_once = few_ ? blocks.size() : 4;
-    for (int64_t block = blocks.first; block < blocks.last; block += at_once) {
-      ExactTile t = of_outputs(block, std::min(block + at_once, blocks.last), at.scale);
+    unit_.configure(alone, alone);
+    for (int64_t block = blocks.first; block < blocks.last; block += 4) {
+      ExactTile t = of_outputs(block, std::min(block + 4, blocks.last), at.scale);
       t.x[0] = at.tiles + paired / tile * tile_size_;
       of_rows(t, block, {rows.first + paired, rows.last}, at.row_scale + paired);
-      t.digit_sums = at.digit_sums;
-      (few_ ? unit_.few[codes_of(w_)] : tiles_[kNarrow])(t);
+      tiles_[kNarrow](t);
     }
   }
 
@@ -111,8 +100,8 @@ class Layer {
     ExactTile t = {};
     t.outputs = std::min(w_.out, last * kLanes) - output;
     t.x_step = x_step_;
-    t.steps = (w_.in + step_ - 1) / step_;
-    t.group_steps = (width_ + step_ - 1) / step_;
+    t.steps = (w_.in + kExactStep - 1) / kExactStep;
+    t.group_steps = (width_ + kExactStep - 1) / kExactStep;
     t.bias = w_.bias ? w_.bias + output : nullptr;
     t.ldy = w_.out;
     t.relu = w_.relu;
@@ -149,8 +138,6 @@ class Layer {
   const ExactFn* tiles_;
   const int64_t words_, blocks_, width_, groups_;
   const int64_t parts_;  // steps of bytes of codes
-  const bool few_;       // the rows' digits are one tile
-  const int64_t step_;   // columns
   const int64_t x_step_, tile_size_;  // bytes of a tile of rows
 };
 
@@ -160,9 +147,9 @@ bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, 
   const int64_t width = (w.in + w.groups - 1) / w.groups;
   if (!exact_current() || (w.groups > 1 && width % kExactStep != 0)) return false;
   if (integer_current().magnitude(x, rows * w.in) >= kNotFinite) return false;
-  const Layer layer(w, y, rows);
+  const Layer layer(w, y);
   const int64_t parts = parts_for(rows * w.out * w.in, kUnitWork, threads);
-  const bool by_output = layer.few() || layer.blocks() >= 8 * parts || layer.blocks() >= rows;
+  const bool by_output = layer.blocks() >= 8 * parts || layer.blocks() >= rows;
   const int64_t fours = (layer.blocks() + 3) / 4;
   in_parts(parts, by_output ? fours : rows, [&](Range range) {
     if (by_output) layer.run(x, {0, rows}, {4 * range.first, std::min(layer.blocks(), 4 * range.last)});

@@ -4,12 +4,12 @@
 // that products are exact and sums are those of float32. Two limbs of float16 hold 24 bits of a value beside which the
 // row's largest is less than 2^17 times as large, and what is smaller to 2^-40 of the largest: rows are scaled by powers of
 // two. Three limbs of bfloat16 hold every float32 that is not below 2^-110.
-// Digits, for few rows of codes in bytes: an activation is five signed bytes, which hold it to 2^-37 of the row's largest;
-// sums are exact integers until they are put together.
+// Digits, for few rows by codes in bytes (few.cpp): an activation is one or two signed bytes, as modes "int8" and "accurate"
+// round it, or five, which hold a float32 to 2^-37 of the row's largest; sums are integers until they are put together.
 //
 // A step is 32 columns of halves: two words of codes for each output (kernel.h), or eight steps of bytes (integer.h), of
-// whose four columns the second and third change places. Of digits it is 64 columns, as they are. Activations are tiles
-// [step][limb][16 rows][64 bytes], of digits [step][digit][row][64 bytes], which is one tile.
+// whose four columns the second and third change places; activations are tiles [step][limb][16 rows][64 bytes]. Of digits
+// it is 64 columns, and activations are [row][digit][pitch], zeros after the last column.
 #pragma once
 #include <cstdint>
 
@@ -19,7 +19,7 @@ constexpr int kExactRows = 16;         // of a tile
 constexpr int64_t kExactStep = 32;     // columns
 constexpr int64_t kExactBytes = 1024;  // of a tile
 constexpr int kExactOutputs = 64;      // of a narrow tile; a square one has half as many and two tiles of rows
-constexpr int kDigits = 5;
+constexpr int kDigits = 5;             // of float32
 constexpr int64_t kDigitStep = 64;     // columns
 constexpr int64_t kDigitColumns = int64_t(1) << 16;  // of a group at most: 128 * 255 * 2^16 < 2^31
 
@@ -29,8 +29,8 @@ enum ExactShape { kNarrow, kSquare, kExactShapes };
 // y[r * ldy + o] = act(bias + sum over the groups of scale * (codes - zero) x) of up to 16 or 32 rows
 struct ExactTile {
   const uint8_t* x[2];          // of the first step; the second is null: one tile of rows
-  int64_t x_step;               // bytes
-  const int32_t* digit_sums;    // of digits: [group][digit][row]
+  int64_t x_step;               // bytes to the next step; of digits, to the next row of the tile
+  const int32_t* digit_sums;    // of digits: [group][row][digit]
   int64_t steps, group_steps;   // in all, and of a group
   const uint32_t* words[4];     // kWords: of the first step, for each block of 16 outputs: four, or two where x has two
   uint32_t last[2];             // kWords: what of a code's word counts in the last step
@@ -50,10 +50,6 @@ struct ExactTile {
 };
 using ExactFn = void (*)(const ExactTile&);
 
-// x (rows, columns) -> a tile of digits, steps rounded up, and their sums [group][digit][row], groups of so many columns
-using ExactDigitsFn = void (*)(const float* x, int64_t rows, int64_t columns, int64_t group, uint8_t* tile, int32_t* sums,
-                               float* row_scale);
-
 struct ExactUnit {
   int limbs;
   int64_t (*peak)(int64_t rounds);  // as in kernel.h, of float32 by codes
@@ -63,13 +59,8 @@ struct ExactUnit {
   void (*configure)(int64_t rows, int64_t second);  // of the one tile and of the other
   void (*release)();
   ExactFn tile[kExactCodes][kExactShapes];
-  ExactDigitsFn digits;
-  const ExactFn* few;  // [kExactCodes]: one tile of digits; null of words
 };
 
-extern const ExactFn amx_few[kExactCodes];  // amx_digits.cpp
-void amx_digits(const float* x, int64_t rows, int64_t columns, int64_t group, uint8_t* tile, int32_t* sums,
-                float* row_scale);
 extern const ExactUnit amx_exact_bf16;
 extern const ExactUnit amx_exact_fp16;
 const ExactUnit* exact_current();  // dispatch.cpp: null without one

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "few.h"
 #include "kernel.h"
 #include "matrix.h"
 #include "panel.h"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int64_t kPanelBytes = 512 * 1024;  // activations of a panel of rows, in the second-level cache
 constexpr int64_t kUnitPanelBytes = 320 * 1024;  // the same for a matrix unit, beside a block's codes
-constexpr int64_t kUnitPlanes = 4;           // from so many planes of rows on, the matrix unit is used
+constexpr int64_t kUnitPlanes = 4;  // from so many planes of rows on, where they are not `few`, the matrix unit is used
 
 // One or two planes of rows and whole blocks, several at once; what is left of `blocks`.
 Range multiply_few(const Weights& w, const Plan& plan, const Panel& panel, Range blocks, bool relu) {
@@ -116,15 +117,17 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
                     int threads) {
   const Integer& isa = integer_current();
   const int64_t width = (in + w.groups - 1) / w.groups;
+  const bool few = rows * mode.planes > kFewPlanes && few_fit(w, in, rows * mode.planes);
   Plan plan;
+  if (few) plan.most = kDigitColumns / 4;  // no group has more
   for (int64_t group = 0; group * width < in; ++group)
     plan.add(4 * plan.steps, (std::min(width, in - group * width) + 3) / 4, group);
   const int64_t pieces = int64_t(plan.pieces.size());
-  const bool unit = unit_current() && rows * mode.planes >= kUnitPlanes;
-  const bool decoded = !unit && rows * mode.planes >= isa.decode_planes;
+  const bool unit = !few && unit_current() && rows * mode.planes >= kUnitPlanes;
+  const bool decoded = !few && !unit && rows * mode.planes >= isa.decode_planes;
   const bool excess = !unit && !decoded;  // the sum of a row's activations is taken off
   const bool summed = excess || w.zero;
-  const int64_t plane_bytes = (4 * plan.steps + 127) / 64 * 64;  // never a power of two, whose rows share cache sets
+  const int64_t plane_bytes = few_pitch(4 * plan.steps);
   const int64_t row_bytes = mode.planes * plane_bytes;
   Buffer<int8_t> q = buffer<int8_t>(rows * row_bytes);
   Buffer<float> scale = buffer<float>(rows);
@@ -149,6 +152,8 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
         if (low) std::memset(low + at + count, decoded ? -128 : 0, size_t(padding));
         at += count + padding;
       }
+      for (int plane = 0; few && plane < mode.planes; ++plane)  // up to the end of a step
+        std::memset(high + plane * plane_bytes + at, 0, size_t(-at & (kDigitStep - 1)));
       if (!summed) continue;
       for (int64_t p = 0; p < pieces; ++p)
         for (int plane = 0; plane < mode.planes; ++plane) {
@@ -159,6 +164,7 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
     }
   });
 
+  if (few) return few_by_unit(w, in, {q.get(), plane_bytes, sums.get(), scale.get(), rows, mode.planes}, mode.relu, y, threads);
   const int64_t blocks = blocks_of(w);
   const int64_t parts = parts_for(rows * w.out * in, 4 * kThreadWork, threads);
   const bool by_output = blocks >= 4 * parts || blocks >= rows;

@@ -29,18 +29,19 @@ struct Piece {
   int64_t group;
 };
 
-// A piece ends where a group ends, and after kMaxSteps, so that sums fit 32 bits.
+// A piece ends where a group ends, and after `most` steps, so that sums fit 32 bits.
 struct Plan {
+  int64_t most = kMaxSteps;
   std::vector<Segment> segments;
   std::vector<Piece> pieces;
   int64_t steps = 0;
 
   void add(int64_t offset, int64_t count, int64_t group) {
     while (count > 0) {
-      if (pieces.empty() || pieces.back().group != group || pieces.back().steps == kMaxSteps)
+      if (pieces.empty() || pieces.back().group != group || pieces.back().steps == most)
         pieces.push_back({int64_t(segments.size()), 0, steps, 0, group});
       Piece& piece = pieces.back();
-      const int64_t part = std::min(count, kMaxSteps - piece.steps);
+      const int64_t part = std::min(count, most - piece.steps);
       segments.push_back({offset, part});
       piece.count += 1;
       piece.steps += part;
