@@ -4,6 +4,9 @@ Needs no torch and no conftest.py: `.ci/run` calls it a second time with the mod
 watch. Arrays have exactly the size that the layout needs, so that a byte too far is seen there.
 """
 
+import ctypes
+import itertools
+import mmap
 import os
 import re
 import subprocess
@@ -174,10 +177,20 @@ def test_triples(out: int, columns: int, corrupt: int, special: bool, data: st.D
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 150), st.integers(1, 700), st.sampled_from([2, 4]), st.booleans(), st.data())
+@given(
+    st.integers(1, 70),
+    st.integers(1, 150),
+    st.integers(1, 700) | st.integers(1, 10).map(lambda n: 64 * n),
+    st.sampled_from([2, 4]),
+    st.booleans(),
+    st.data(),
+)
 def test_integer_layers(rows: int, out: int, columns: int, bits: int, special: bool, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(seeds))
-    groups, threads = data.draw(st.integers(1, columns)), data.draw(st.integers(1, 3))
+    whole = st.sampled_from(
+        [1, -(-columns // 32), -(-columns // 64), -(-columns // 128)]
+    )  # as a matrix unit takes them
+    groups, threads = data.draw(whole | st.integers(1, columns)), data.draw(st.integers(1, 3))
     planes, relu = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans())
     scale = rng.random((groups, out), np.float32)
     bias = rng.random(out, np.float32) if data.draw(st.booleans()) else None
@@ -636,6 +649,41 @@ def test_callers_at_once_get_the_answers_of_one() -> None:
     for thread in callers:
         thread.join()
     assert together == [{answer} for answer in alone]
+
+
+def at_the_end(array: Array) -> tuple[Array, mmap.mmap]:
+    """A copy whose last byte is the last before a page that nobody may read."""
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0
+    copy = np.frombuffer(memory, np.uint8, array.nbytes, size - array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy, memory
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("columns", [1, 62, 64, 70, 192, 256])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_no_byte_beyond_an_array_is_read(bits: int, columns: int, isa: str) -> None:
+    """Sanitizers do not see what a matrix unit loads."""
+    rng, before = np.random.default_rng(columns), backend.native.isa()
+    backend.native.use(isa)
+    for rows, out, groups in itertools.product([1, 2, 3, 17], [1, 64, 70], {1, -(-columns // 64)}):
+        packed = rng.integers(0, 256, (-(-out // 64), steps(columns, groups), 32 * bits), np.uint8)
+        scale, zero = np.ones((groups, out), np.float32), rng.integers(0, 2**bits, (groups, out), np.uint8)
+        x, bias, y = (rng.random(shape, np.float32) for shape in [(rows, columns), (out,), (rows, out)])
+        made = [at_the_end(array) for array in (x, packed, scale, bias, zero, y)]
+        first, *layer, last = (at(array) for array, _ in made)
+        numbers = (first, rows, *layer, bits, groups, out, columns)
+        backend.native.float_linear(*numbers, False, last, 1)
+        exact = made[-1][0].copy()
+        backend.native.integer_linear(*numbers, 2, False, last, 1)
+        assert np.abs(exact - made[-1][0]).max() <= 1e-4 * 15 * columns  # 1e-4 of the sum of all magnitudes
+        backend.native.integer_linear(*numbers, 1, False, last, 1)
+    backend.native.use(before)
 
 
 SHORT = """
