@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kAhead = 2;    // steps
 constexpr int64_t kDecoded = 4;  // held
+constexpr int64_t kNear = int64_t(1) << 21;  // bytes of codes that the second-level cache may hold
 
 // Sums of digits by codes as they are stored: the first field of a line has what all together have, less the others, each
 // of which is a multiple of what it is worth.
@@ -67,7 +68,8 @@ struct Digits {
 template <int Bits>
 class Masked {
  public:
-  explicit Masked(const ExactTile& t) : t_(t), next_(t.codes), left_((t.outputs + 63) / 64) {
+  explicit Masked(const ExactTile& t)
+      : t_(t), next_(t.codes), left_((t.outputs + 63) / 64), far_(left_ * t.parts * kStep > kNear) {
     for (int64_t step = 0; step < kAhead; ++step) prepare();
   }
 
@@ -83,6 +85,10 @@ class Masked {
       from = padded_[slot];
     }
     codes_[slot] = from;
+    for (int64_t at = 0; far_ && at < kParts * kStep; at += 64) {  // what is to come, into the two nearer caches
+      _mm_prefetch(next_ + at + 1024, _MM_HINT_T0);
+      _mm_prefetch(next_ + at + 8192, _MM_HINT_T1);
+    }
     for (int line = 0; line < kStep / 64; ++line)
 #pragma GCC unroll 16
       for (int part = 0; part < kParts; ++part) {
@@ -113,6 +119,7 @@ class Masked {
   const ExactTile& t_;
   const uint8_t* next_;
   int64_t left_, part_ = 0, prepared_ = 0;
+  const bool far_;
   const uint8_t* codes_[kDecoded];
   alignas(64) uint8_t masked_[kDecoded][kMasked][kExactBytes], padded_[kDecoded][kParts * kStep];
 };
