@@ -68,7 +68,11 @@ GOALS = [
         for zeros, least in ((0.5, 2.5), (0.8, 6), (0.9, 10), (0.95, 17))
     ),
     *(Goal("exact", 256, "torch_csr", 4, zeros=zeros, kernel="either") for zeros in (0.5, 0.8, 0.9, 0.95)),
-    *(Goal("int8", batch, "ort_nbits", least, bits=4) for batch, least in ((1, 1.0), (16, 1.8), (256, 1.9))),
+    *(
+        Goal(mode, batch, "ort_nbits", least, bits=4)
+        for mode in ("int8", "accurate", "exact")
+        for batch, least in ((1, 1.0), (16, 1.8), (256, 1.9))
+    ),
     Goal("int8", 1, "torch_fp32", 8, isa="avx2"),
 ]
 
