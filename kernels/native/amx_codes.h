@@ -76,7 +76,8 @@ inline __m512i zero_points(const ExactTile& t, int64_t group, int64_t o) {
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes(t.outputs - o), t.zero + group * t.zero_group + o));
 }
 
-// What five bits of a field stand for. With zero points, a code less its own; else a code, whatever the bits above it are.
+// What five bits of a field stand for. With zero points, a code less its own; else a code, whatever the bits above it
+// are.
 template <Product P, int Bits, bool Zero>
 struct alignas(64) CodeTable {
   uint16_t of[32] = {};
@@ -90,8 +91,8 @@ struct alignas(64) CodeTable {
 template <Product P, int Bits, bool Zero>
 constexpr CodeTable<P, Bits, Zero> kCodes = {};
 
-// Bytes of two or four bits a code (integer.h). The first and third of four columns, which are the lower bytes of lanes of
-// 16 bits, make one row of the tile, the others the next.
+// Bytes of two or four bits a code (integer.h). The first and third of four columns, which are the lower bytes of lanes
+// of 16 bits, make one row of the tile, the others the next.
 template <Product P, int Bits, bool Zero>
 class Bytes {
  public:

@@ -17,8 +17,8 @@ constexpr int64_t kAhead = 2;    // steps
 constexpr int64_t kDecoded = 4;  // held
 constexpr int64_t kNear = int64_t(1) << 21;  // bytes of codes that the second-level cache may hold
 
-// Sums of digits by codes as they are stored: the first field of a line has what all together have, less the others, each
-// of which is a multiple of what it is worth.
+// Sums of digits by codes as they are stored: the first field of a line has what all together have, less the others,
+// each of which is a multiple of what it is worth.
 template <int Bits, bool Zero, int Count>
 struct Digits {
   static constexpr int kOutputs = 64, kPart = 8 / Bits;
@@ -56,15 +56,16 @@ struct Digits {
 #pragma GCC unroll 4
       for (int field = 0; field < kPart; ++field) {
         const __m512i all = _mm512_set1_epi32(Zero ? *excess : (Bits == 2 ? 1 : 8) * *excess);
-        const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(of[field], Zero ? _mm512_mullo_epi32(zero[field], all) : all));
+        const __m512i less = Zero ? _mm512_mullo_epi32(zero[field], all) : all;
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(of[field], less));
         made[field] = digit == 0 ? sum : _mm512_fmadd_ps(made[field], _mm512_set1_ps(256.0f), sum);
       }
     }
   }
 };
 
-// Weights of `few`: codes as they are stored, block after block. Lines are tiles themselves; the fields but the first are
-// masked, in buffers that take turns.
+// Weights of `few`: codes as they are stored, block after block. Lines are tiles themselves; the fields but the first
+// are masked, in buffers that take turns.
 template <int Bits>
 class Masked {
  public:
@@ -144,8 +145,8 @@ void few(const ExactTile& t) {
   parts.end();
 }
 
-// Whole numbers below 2^31 -> vectors of their digits for 64 columns, the highest first. Digits are bytes with a sign: adding
-// 128 to each of the four carries what the one below leaves.
+// Whole numbers below 2^31 -> vectors of their digits for 64 columns, the highest first. Digits are bytes with a sign:
+// adding 128 to each of the four carries what the one below leaves.
 inline void whole_digits(const __m512i (&whole)[4], __m512i* digits) {
   const __m512i carry = _mm512_set1_epi32(int(0x80808080));
   const __m512i by_digit = _mm512_broadcast_i32x4(_mm_set_epi8(12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3));
@@ -158,7 +159,8 @@ inline void whole_digits(const __m512i (&whole)[4], __m512i* digits) {
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
     const __m512i order = half ? last : first;
-    const __m512i left = _mm512_permutex2var_epi32(of[0], order, of[1]), right = _mm512_permutex2var_epi32(of[2], order, of[3]);
+    const __m512i left = _mm512_permutex2var_epi32(of[0], order, of[1]);
+    const __m512i right = _mm512_permutex2var_epi32(of[2], order, of[3]);
     digits[2 * half] = _mm512_inserti64x4(left, _mm512_castsi512_si256(right), 1);
     digits[2 * half + 1] = _mm512_shuffle_i64x2(left, right, 0xee);
   }

@@ -27,8 +27,8 @@ inline void put(const ExactTile& t, const Part& part, int64_t row, int64_t o, __
   _mm512_mask_storeu_ps(t.y + row * t.ldy + o, mask, sum);
 }
 
-// Part by part: what the unit has summed goes to memory, and sums begin anew. A sum is stored when the next step needs it: a
-// store that waits for products holds up the loads behind it.
+// Part by part: what the unit has summed goes to memory, and sums begin anew. A sum is stored when the next step needs
+// it: a store that waits for products holds up the loads behind it.
 template <class Sums>
 class Parts {
  public:

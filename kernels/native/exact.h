@@ -1,15 +1,16 @@
-// Linear layers in float32 on a matrix unit that multiplies halves or bytes: what it offers to exact.cpp. Declarations only.
+// Linear layers in float32 on a matrix unit that multiplies halves or bytes: what it offers to exact.cpp. Declarations
+// only.
 //
-// Halves: an activation is the sum of limbs, numbers of 16 bits; a code, less its zero point, is one such number exactly, so
-// that products are exact and sums are those of float32. Two limbs of float16 hold 24 bits of a value beside which the
-// row's largest is less than 2^17 times as large, and what is smaller to 2^-40 of the largest: rows are scaled by powers of
-// two. Three limbs of bfloat16 hold every float32 that is not below 2^-110.
-// Digits, for few rows by codes in bytes (few.cpp): an activation is one or two signed bytes, as modes "int8" and "accurate"
-// round it, or five, which hold a float32 to 2^-37 of the row's largest; sums are integers until they are put together.
+// Halves: an activation is the sum of limbs, numbers of 16 bits; a code, less its zero point, is one such number
+// exactly, so that products are exact and sums are those of float32. Two limbs of float16 hold 24 bits of a value
+// beside which the row's largest is less than 2^17 times as large, and what is smaller to 2^-40 of the largest: rows
+// are scaled by powers of two. Three limbs of bfloat16 hold every float32 that is not below 2^-110. Digits, for few
+// rows by codes in bytes (few.cpp): an activation is one or two signed bytes, as modes "int8" and "accurate" round it,
+// or five, which hold a float32 to 2^-37 of the row's largest; sums are integers until they are put together.
 //
-// A step is 32 columns of halves: two words of codes for each output (kernel.h), or eight steps of bytes (integer.h), of
-// whose four columns the second and third change places; activations are tiles [step][limb][16 rows][64 bytes]. Of digits
-// it is 64 columns, and activations are [row][digit][pitch], zeros after the last column.
+// A step is 32 columns of halves: two words of codes for each output (kernel.h), or eight steps of bytes (integer.h),
+// of whose four columns the second and third change places; activations are tiles [step][limb][16 rows][64 bytes]. Of
+// digits it is 64 columns, and activations are [row][digit][pitch], zeros after the last column.
 #pragma once
 #include <cstdint>
 
@@ -53,9 +54,10 @@ using ExactFn = void (*)(const ExactTile&);
 struct ExactUnit {
   int limbs;
   int64_t (*peak)(int64_t rounds);  // as in kernel.h, of float32 by codes
-  // x (rows, columns) -> a tile, steps rounded up; row_scale as above. All of x is finite. `bytes`: columns are in the order
-  // of codes in bytes.
-  void (*split)(const float* x, int64_t ldx, int64_t rows, int64_t columns, bool bytes, uint8_t* tile, float* row_scale);
+  // x (rows, columns) -> a tile, steps rounded up; row_scale as above. All of x is finite. `bytes`: columns are in the
+  // order of codes in bytes.
+  void (*split)(const float* x, int64_t ldx, int64_t rows, int64_t columns, bool bytes, uint8_t* tile,
+                float* row_scale);
   void (*configure)(int64_t rows, int64_t second);  // of the one tile and of the other
   void (*release)();
   ExactFn tile[kExactCodes][kExactShapes];
@@ -76,8 +78,8 @@ struct ExactLayer {
   bool relu;
   int64_t groups, out, in;  // a group is ceil(in / groups) columns
 };
-// exact.cpp: y (rows, out) = act(x (rows, in) W^T + bias). False, and nothing done, where the unit does not take the call:
-// groups of columns that are not whole steps, or values of x that are not finite, which zeros must meet too.
+// exact.cpp: y (rows, out) = act(x (rows, in) W^T + bias). False, and nothing done, where the unit does not take the
+// call: groups of columns that are not whole steps, or values of x that are not finite, which zeros must meet too.
 bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, int threads);
 
 }  // namespace robustq

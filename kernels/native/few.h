@@ -1,4 +1,5 @@
-// Few rows of digits by codes as they are stored: what a matrix unit offers to few.cpp, and that to others. Declarations only.
+// Few rows of digits by codes as they are stored: what a matrix unit offers to few.cpp, and that to others.
+// Declarations only.
 #pragma once
 #include "exact.h"
 #include "integer.h"
@@ -18,9 +19,10 @@ struct FewRows {
 struct FewUnit {
   void (*configure)(int64_t rows, int64_t second);
   void (*release)();
-  // x (rows, columns) -> five digits, and their sums over groups of so many columns; the scale of each row. All of x is finite.
-  void (*split)(const float* x, int64_t rows, int64_t columns, int64_t group, int64_t pitch, int8_t* digits, int32_t* sums,
-                float* scale);
+  // x (rows, columns) -> five digits, and their sums over groups of so many columns; the scale of each row. All of x is
+  // finite.
+  void (*split)(const float* x, int64_t rows, int64_t columns, int64_t group, int64_t pitch, int8_t* digits,
+                int32_t* sums, float* scale);
   ExactFn tile[3][kExactCodes];  // of 1, 2 and kDigits digits; not of words
 };
 

@@ -1,4 +1,5 @@
-// A convolution in float32 of few output positions: as a linear layer on the windows that they see, gathered side by side.
+// A convolution in float32 of few output positions: as a linear layer on the windows that they see, gathered side by
+// side.
 //
 // The other kernels decode a block of weights once for many positions; a linear layer takes few rows as they come.
 #include <cstring>
@@ -28,8 +29,8 @@ class Gathered : public Convolver {
         for (int64_t w = 0; w < c.out_width(); ++w, to += columns)
           gather(x + n * c.height * c.width * c.channels, h * c.stride_h - c.pad_h, w * c.stride_w - c.pad_w, to);
     const bool relu = layer_.relu && !residual;
-    float_linear({layer_.codes, layer_.scale, layer_.bias, layer_.bits, 1, layer_.out}, windows.get(), rows, columns, relu,
-                 y, threads);
+    const Weights weights = {layer_.codes, layer_.scale, layer_.bias, layer_.bits, 1, layer_.out};
+    float_linear(weights, windows.get(), rows, columns, relu, y, threads);
     for (int64_t i = 0; residual && i < rows * layer_.out; ++i) {
       const float sum = y[i] + residual[i];
       y[i] = layer_.relu && sum < 0.0f ? 0.0f : sum;
@@ -37,7 +38,8 @@ class Gathered : public Convolver {
   }
 
  private:
-  // The window whose first pixel is (top, left): [line][pixel][channels rounded up to four], zeros outside of the image.
+  // The window whose first pixel is (top, left): [line][pixel][channels rounded up to four], zeros outside of the
+  // image.
   void gather(const float* image, int64_t top, int64_t left, float* to) const {
     const Convolution& c = layer_.shape;
     const int64_t padded = layer_.columns() / (c.kernel_h * c.kernel_w);

@@ -164,7 +164,8 @@ void integer_linear(const Weights& w, const float* x, int64_t rows, int64_t in, 
     }
   });
 
-  if (few) return few_by_unit(w, in, {q.get(), plane_bytes, sums.get(), scale.get(), rows, mode.planes}, mode.relu, y, threads);
+  const FewRows own = {q.get(), plane_bytes, sums.get(), scale.get(), rows, mode.planes};
+  if (few) return few_by_unit(w, in, own, mode.relu, y, threads);
   const int64_t blocks = blocks_of(w);
   const int64_t parts = parts_for(rows * w.out * in, 4 * kThreadWork, threads);
   const bool by_output = blocks >= 4 * parts || blocks >= rows;
