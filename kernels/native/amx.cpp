@@ -20,8 +20,6 @@ namespace robustq {
 namespace {
 
 constexpr int64_t kFetched = 2048;  // bytes ahead of what is decoded
-constexpr int64_t kAhead = 2;       // chunks
-constexpr int64_t kDecoded = 4;     // chunks held
 constexpr int kTile = 16 * 64;      // bytes
 
 template <int Sum, int X, int W>
@@ -136,7 +134,7 @@ void multiply(const UnitTile& t) {
 template <int Bits, int Planes, bool Zero>
 void add_rows(const UnitAdd& a) {
   for (int b = 0; 16 * b < a.outputs; ++b) {
-    const __mmask16 mask = a.outputs - 16 * b < 16 ? __mmask16((1 << (a.outputs - 16 * b)) - 1) : __mmask16(0xffff);
+    const __mmask16 mask = lanes(a.outputs - 16 * b);
     const __m512 scale = _mm512_maskz_loadu_ps(mask, a.weight_scale + 16 * b);
     const __m128i down = _mm_cvtsi32_si128(shift(Bits, b));
     __m512i zero = _mm512_setzero_si512();
@@ -169,7 +167,7 @@ void add(const UnitAdd& a) { a.zero ? add_as<true>(a) : add_as<false>(a); }
 
 void put(const float* total, float scale, const float* bias, int outputs, bool relu, float* y) {
   for (int i = 0; i < outputs; i += 16) {
-    const __mmask16 mask = outputs - i < 16 ? __mmask16((1 << (outputs - i)) - 1) : __mmask16(0xffff);
+    const __mmask16 mask = lanes(outputs - i);
     __m512 value = _mm512_mul_ps(_mm512_loadu_ps(total + i), _mm512_set1_ps(scale));
     if (bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias + i));
     // NaN stays: the second operand is given where one is NaN.

@@ -25,6 +25,9 @@ struct alignas(64) TileConfig {
   void use() const { asm volatile("ldtilecfg %0" ::"m"(*this)); }
 };
 
+// Codes are decoded so many steps before the unit wants them, in so many buffers that take turns.
+constexpr int64_t kAhead = 2, kDecoded = 4;
+
 // Registers 0 and 1 are sums of one tile of rows, which is in 4; 2 and 3 those of another, in 5.
 [[maybe_unused]] void configure_rows(int64_t rows, int64_t second) {
   TileConfig config;

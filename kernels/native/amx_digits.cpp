@@ -13,8 +13,6 @@
 namespace robustq {
 namespace {
 
-constexpr int64_t kAhead = 2;    // steps
-constexpr int64_t kDecoded = 4;  // held
 constexpr int64_t kNear = int64_t(1) << 21;  // bytes of codes that the second-level cache may hold
 
 // Sums of digits by codes as they are stored: the first field of a line has what all together have, less the others,
@@ -207,8 +205,6 @@ void split(const float* x, int64_t rows, int64_t count, int64_t group, int64_t p
 }  // namespace
 
 const FewUnit amx_few = {
-    configure_rows,
-    release,
     split,
     {{nullptr, few<2, false, 1>, few<2, true, 1>, few<4, false, 1>, few<4, true, 1>},
      {nullptr, few<2, false, 2>, few<2, true, 2>, few<4, false, 2>, few<4, true, 2>},

@@ -12,9 +12,6 @@
 namespace robustq {
 namespace {
 
-constexpr int64_t kAhead = 2;    // steps
-constexpr int64_t kDecoded = 4;  // held
-
 // The weights of each block for one step after the other, in buffers that take turns.
 template <class Codes, int Blocks>
 class Decoder {
@@ -115,9 +112,9 @@ void square(const ExactTile& t) {
 }
 
 template <Product P, int Limbs>
-void split_rows(const float* x, int64_t ldx, int64_t rows, int64_t count, bool bytes, uint8_t* tile, float* row_scale) {
+void split_rows(const float* x, int64_t rows, int64_t count, bool bytes, uint8_t* tile, float* row_scale) {
   const __m512i exchanged = _mm512_set_epi32(15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
-  for (int64_t r = 0; r < rows; ++r, x += ldx) {
+  for (int64_t r = 0; r < rows; ++r, x += count) {
     const float power = P == Product::kFp16 ? power_for(x, count, 14) : 1.0f;
     row_scale[r] = 1.0f / power;
     uint16_t* to = reinterpret_cast<uint16_t*>(tile + 64 * r);
@@ -141,8 +138,6 @@ constexpr ExactUnit kUnit = {
     Limbs,
     peak<P, Limbs>,
     split_rows<P, Limbs>,
-    configure_rows,
-    release,
     {{narrow<P, Limbs, Words<P>>, square<P, Limbs, Words<P>>},
      {narrow<P, Limbs, Bytes<P, 2, false>>, square<P, Limbs, Bytes<P, 2, false>>},
      {narrow<P, Limbs, Bytes<P, 2, true>>, square<P, Limbs, Bytes<P, 2, true>>},

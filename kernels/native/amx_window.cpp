@@ -110,7 +110,7 @@ void decode_halves(const uint8_t* codes, int bits, int64_t steps, bool bf16, uin
 
 void split_halves(const float* x, int64_t n, float factor, bool bf16, uint16_t* to, int64_t plane) {
   for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 mask = n - i < 16 ? __mmask16((1u << (n - i)) - 1) : __mmask16(0xffff);
+    const __mmask16 mask = lanes(n - i);
     const __m512 value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor));
     bf16 ? split<Product::kBf16>(value, mask, to + i, plane) : split<Product::kFp16>(value, mask, to + i, plane);
   }

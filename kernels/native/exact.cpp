@@ -8,6 +8,7 @@
 
 #include "integer.h"
 #include "kernel.h"
+#include "matrix.h"
 #include "panel.h"
 #include "parallel.h"
 
@@ -15,27 +16,20 @@ namespace robustq {
 namespace {
 
 constexpr int64_t kPanelBytes = int64_t(1) << 20;  // activations of a panel, two tiles of rows at least
-constexpr int64_t kUnitWork = int64_t(1) << 26;    // multiply-adds that pay for waking a thread
-constexpr uint32_t kNotFinite = 0x7f800000;
 
 // What of a word counts, where `columns` (or more) columns are left from its first on.
 uint32_t counted(int64_t columns) {
   return columns >= kLanes ? ~uint32_t(0) : columns <= 0 ? 0 : (uint32_t(1) << (2 * columns)) - 1;
 }
 
-ExactCodes codes_of(const ExactLayer& w) {
-  if (w.words) return kWords;
-  if (w.bits == 2) return w.zero ? kTwoBitsZero : kTwoBits;
-  return w.zero ? kFourBitsZero : kFourBits;
-}
-
 class Layer {
  public:
   Layer(const ExactLayer& w, float* y)
-      : w_(w), y_(y), unit_(*exact_current()), tiles_(unit_.tile[codes_of(w)]), words_((w.in + kLanes - 1) / kLanes),
+      : w_(w), y_(y), unit_(*unit_current()), exact_(*exact_current()),
+        tiles_(exact_.tile[w.words ? kWords : codes_in_bytes(w.bits, w.zero)]), words_((w.in + kLanes - 1) / kLanes),
         blocks_((w.out + kLanes - 1) / kLanes), width_((w.in + w.groups - 1) / w.groups),
         groups_((w.in + width_ - 1) / width_), parts_((w.in + 3) / 4),
-        x_step_(unit_.limbs * kExactBytes), tile_size_((w.in + kExactStep - 1) / kExactStep * x_step_) {}
+        x_step_(exact_.limbs * kExactBytes), tile_size_((w.in + kExactStep - 1) / kExactStep * x_step_) {}
 
   int64_t blocks() const { return blocks_; }
 
@@ -47,8 +41,8 @@ class Layer {
     for (int64_t first = rows.first; first < rows.last; first += most) {
       const int64_t count = std::min(most, rows.last - first);
       for (int64_t r = 0; r < count; r += kExactRows)
-        unit_.split(x + (first + r) * w_.in, w_.in, std::min<int64_t>(kExactRows, count - r), w_.in, !w_.words,
-                    tiles.get() + r / kExactRows * tile_size_, row_scale.get() + r);
+        exact_.split(x + (first + r) * w_.in, std::min<int64_t>(kExactRows, count - r), w_.in, !w_.words,
+                     tiles.get() + r / kExactRows * tile_size_, row_scale.get() + r);
       multiply({tiles.get(), row_scale.get(), scale.get()}, {first, first + count}, blocks);
     }
     unit_.release();
@@ -134,7 +128,8 @@ class Layer {
 
   const ExactLayer& w_;
   float* y_;
-  const ExactUnit& unit_;
+  const Unit& unit_;
+  const ExactUnit& exact_;
   const ExactFn* tiles_;
   const int64_t words_, blocks_, width_, groups_;
   const int64_t parts_;  // steps of bytes of codes
@@ -142,6 +137,11 @@ class Layer {
 };
 
 }  // namespace
+
+ExactCodes codes_in_bytes(int bits, bool zero) {
+  if (bits == 2) return zero ? kTwoBitsZero : kTwoBits;
+  return zero ? kFourBitsZero : kFourBits;
+}
 
 bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, int threads) {
   const int64_t width = (w.in + w.groups - 1) / w.groups;

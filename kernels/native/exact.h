@@ -22,6 +22,7 @@ constexpr int64_t kExactBytes = 1024;  // of a tile
 constexpr int kExactOutputs = 64;      // of a narrow tile; a square one has half as many and two tiles of rows
 constexpr int kDigits = 5;             // of float32
 constexpr int64_t kDigitStep = 64;     // columns
+constexpr int64_t kUnitWork = int64_t(1) << 26;      // multiply-adds that pay for waking a thread
 constexpr int64_t kDigitColumns = int64_t(1) << 16;  // of a group at most: 128 * 255 * 2^16 < 2^31
 
 enum ExactCodes { kWords, kTwoBits, kTwoBitsZero, kFourBits, kFourBitsZero, kExactCodes };
@@ -56,10 +57,7 @@ struct ExactUnit {
   int64_t (*peak)(int64_t rounds);  // as in kernel.h, of float32 by codes
   // x (rows, columns) -> a tile, steps rounded up; row_scale as above. All of x is finite. `bytes`: columns are in the
   // order of codes in bytes.
-  void (*split)(const float* x, int64_t ldx, int64_t rows, int64_t columns, bool bytes, uint8_t* tile,
-                float* row_scale);
-  void (*configure)(int64_t rows, int64_t second);  // of the one tile and of the other
-  void (*release)();
+  void (*split)(const float* x, int64_t rows, int64_t columns, bool bytes, uint8_t* tile, float* row_scale);
   ExactFn tile[kExactCodes][kExactShapes];
 };
 
@@ -78,7 +76,9 @@ struct ExactLayer {
   bool relu;
   int64_t groups, out, in;  // a group is ceil(in / groups) columns
 };
-// exact.cpp: y (rows, out) = act(x (rows, in) W^T + bias). False, and nothing done, where the unit does not take the
+// exact.cpp
+ExactCodes codes_in_bytes(int bits, bool zero);
+// y (rows, out) = act(x (rows, in) W^T + bias). False, and nothing done, where the unit does not take the
 // call: groups of columns that are not whole steps, or values of x that are not finite, which zeros must meet too.
 bool exact_by_unit(const ExactLayer& w, const float* x, int64_t rows, float* y, int threads);
 

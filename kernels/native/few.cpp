@@ -4,21 +4,14 @@
 #include <algorithm>
 
 #include "kernel.h"
+#include "matrix.h"
 #include "panel.h"
 #include "parallel.h"
 
 namespace robustq {
 namespace {
 
-constexpr int64_t kUnitWork = int64_t(1) << 26;  // multiply-adds that pay for waking a thread
-constexpr uint32_t kNotFinite = 0x7f800000;
-
 int64_t width_of(const Weights& w, int64_t in) { return (in + w.groups - 1) / w.groups; }
-
-ExactCodes codes_of(const Weights& w) {
-  if (w.bits == 2) return w.zero ? kTwoBitsZero : kTwoBits;
-  return w.zero ? kFourBitsZero : kFourBits;
-}
 
 }  // namespace
 
@@ -31,7 +24,7 @@ bool few_fit(const Weights& w, int64_t in, int64_t planes) {
 int64_t few_pitch(int64_t in) { return (in + 2 * kDigitStep - 1) / kDigitStep * kDigitStep; }
 
 void few_by_unit(const Weights& w, int64_t in, const FewRows& x, bool relu, float* y, int threads) {
-  const FewUnit& unit = *few_current();
+  const Unit& unit = *unit_current();
   const int64_t width = width_of(w, in), blocks = (w.out + kOutputs - 1) / kOutputs;
   ExactTile all = {};
   all.x[0] = reinterpret_cast<const uint8_t*>(x.x);
@@ -44,7 +37,7 @@ void few_by_unit(const Weights& w, int64_t in, const FewRows& x, bool relu, floa
   all.row_scale = x.scale;
   all.rows = x.rows;
   all.relu = relu;
-  const ExactFn multiply = unit.tile[x.digits == kDigits ? 2 : x.digits - 1][codes_of(w)];
+  const ExactFn multiply = few_current()->tile[x.digits == kDigits ? 2 : x.digits - 1][codes_in_bytes(w.bits, w.zero)];
   in_parts(parts_for(x.rows * w.out * in, kUnitWork, threads), blocks, [&](Range range) {
     const int64_t first = range.first * kOutputs;
     ExactTile t = all;

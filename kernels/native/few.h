@@ -17,8 +17,6 @@ struct FewRows {
 };
 
 struct FewUnit {
-  void (*configure)(int64_t rows, int64_t second);
-  void (*release)();
   // x (rows, columns) -> five digits, and their sums over groups of so many columns; the scale of each row. All of x is
   // finite.
   void (*split)(const float* x, int64_t rows, int64_t columns, int64_t group, int64_t pitch, int8_t* digits,

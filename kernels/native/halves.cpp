@@ -21,8 +21,7 @@ namespace robustq {
 namespace {
 
 constexpr int64_t kGroupTiles = 32;  // whose sums wait while the columns go by in sweeps
-// Magnitudes, as the bits of float32, whose limbs are no numbers or are too small for the unit: not finite, below 2^-60
-constexpr uint32_t kNotFinite = 0x7f800000, kSmallest = uint32_t(127 - 60) << 23;
+constexpr uint32_t kSmallest = uint32_t(127 - 60) << 23;  // 2^-60 as bits: below, limbs are too small for the unit
 
 struct Images {
   Buffer<uint16_t> values;

@@ -21,6 +21,7 @@ constexpr int kFewPlanes = 2;
 constexpr int kFewSums = 4;                   // planes x blocks of a `few`
 constexpr int64_t kMaxSteps = 1024;           // summed in int32: 4 * 1024 columns * 240 * 128 < 2^31
 constexpr int kDecodedStep = 64 * kFields;    // bytes of a step of decoded weights
+constexpr uint32_t kNotFinite = 0x7f800000;   // infinity's bits: `magnitude` is that or more where a value is not finite
 
 struct Segment {
   int64_t offset;  // of its first activation in a row, bytes

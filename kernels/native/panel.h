@@ -80,7 +80,7 @@ inline RowScale row_scale(const Integer& isa, const float* x, int64_t n, int pla
   const uint32_t bits = isa.magnitude(x, n);
   float most;
   std::memcpy(&most, &bits, sizeof most);
-  if (bits >= 0x7f800000u) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
+  if (bits >= kNotFinite) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
   // Below that the inverse would overflow: such a row is zero as far as float32 sums go.
   if (most < 1e-30f) return {0.0f, 0.0f};
   return {most / levels, levels / most};
